@@ -1,0 +1,26 @@
+//! Read-only settings that user space writes into the frozen `.rodata` global `CONFIG` before load.
+
+/// Follow the processes in the map `TRACKED`, and record their connections from the start (`run`).
+pub const FLAG_TRACK_PROCESSES: u32 = 1;
+/// Record every connection from the start and send it when it ends (`watch --all`).
+pub const FLAG_ALL: u32 = 2;
+/// `kfree_skb` has the argument `reason` (5.17).
+pub const FLAG_DROP_REASON: u32 = 4;
+/// `tcp_send_reset` has the argument `reason` (6.10).
+pub const FLAG_RESET_REASON: u32 = 8;
+/// `bpf_get_socket_cookie` may be called by tracing programs (5.11).
+pub const FLAG_COOKIE: u32 = 16;
+/// `kfree_skb` has the argument `rx_sk` (6.11).
+pub const FLAG_DROP_RX_SK: u32 = 32;
+
+/// Drop reasons below this number are looked up in `DROP_ACTION`; any other is [`DROP_SEND`].
+pub const DROP_REASONS: usize = 256;
+/// The reason is no loss: count it only.
+pub const DROP_IGNORE: u8 = 0;
+/// Send a record.
+pub const DROP_SEND: u8 = 1;
+/// Send a record with the kernel stack: it names the netfilter hook.
+pub const DROP_SEND_STACK: u8 = 2;
+
+/// A power of two. System-call errors are sent when their bit is set: `ERRNO_MASK[errno / 64] >> (errno % 64) & 1`.
+pub const ERRNO_WORDS: usize = 4;

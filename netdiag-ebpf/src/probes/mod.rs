@@ -1,0 +1,13 @@
+//! One file per probe: what it hooks, why, what it costs.
+
+mod drop;
+mod error;
+mod icmp;
+mod neighbour;
+mod process;
+mod reset;
+mod result;
+mod retransmit;
+mod route;
+mod socket;
+mod wire;

@@ -1,0 +1,144 @@
+//! Probe `result`: system calls that failed at once.
+//!
+//! ENETUNREACH, EADDRNOTAVAIL, EPERM and their like never reach a state change: only the call's result tells.
+//! Hooks: the tracepoints `syscalls:sys_exit_connect`, `_bind`, `_sendto`, `_sendmsg`. The arguments are read
+//! from the task's saved registers, so nothing runs at entry. A success costs one comparison. (fexit on
+//! `__sys_connect_file` would see io_uring as well, but not every kernel allows it.)
+
+use core::ffi::c_void;
+use core::mem::MaybeUninit;
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::generated::{bpf_probe_read_user, bpf_task_pt_regs};
+use aya_ebpf::macros::tracepoint;
+use aya_ebpf::programs::TracePointContext;
+use netdiag_ebpf::config::FLAG_TRACK_PROCESSES;
+use netdiag_ebpf::counters::Counter;
+use netdiag_ebpf::fields::Field;
+use netdiag_ebpf::records::{ResultRecord, Tuple, call, kind, socket_flag};
+
+use crate::kernel::{probe, sock, task};
+use crate::maps::{TRACKED, config, count, errno_wanted, permit, send};
+
+/// `ret` in the record of a sys_exit tracepoint: after the common fields and the call's number.
+const RET_OFFSET: usize = 16;
+const IPPROTO_UDP: u16 = 17;
+
+#[tracepoint]
+pub fn sys_exit_connect(ctx: TracePointContext) -> u32 {
+    result(&ctx, call::CONNECT)
+}
+
+#[tracepoint]
+pub fn sys_exit_bind(ctx: TracePointContext) -> u32 {
+    result(&ctx, call::BIND)
+}
+
+#[tracepoint]
+pub fn sys_exit_sendto(ctx: TracePointContext) -> u32 {
+    result(&ctx, call::SENDTO)
+}
+
+#[tracepoint]
+pub fn sys_exit_sendmsg(ctx: TracePointContext) -> u32 {
+    result(&ctx, call::SENDMSG)
+}
+
+#[inline(always)]
+fn result(ctx: &TracePointContext, which: u32) -> u32 {
+    // SAFETY: every sys_exit record is 24 bytes long.
+    let Ok(ret) = (unsafe { ctx.read_at::<i64>(RET_OFFSET) }) else { return 0 };
+    if ret >= 0 || !errno_wanted((-ret) as u32) {
+        return 0;
+    }
+    failed(which, (-ret) as u32);
+    0
+}
+
+#[inline(always)]
+fn failed(which: u32, errno: u32) -> Option<()> {
+    // SAFETY: the current task is never null; it has user registers, being in a system call.
+    let regs = unsafe { bpf_task_pt_regs(task::current().cast_mut().cast()) } as *const c_void;
+    let fd: u64 = probe(regs, Field::RegsDi)?;
+    let second: u64 = probe(regs, Field::RegsSi)?;
+    let sk = task::socket_of_fd(fd as u32)?;
+    let family: u16 = probe(sk, Field::SkFamily)?;
+    if family != sock::AF_INET && family != sock::AF_INET6 {
+        return None;
+    }
+    let protocol: u16 = probe(sk, Field::SkProtocol)?;
+    // getaddrinfo() sorts addresses by connecting UDP sockets: a failure there is no failure.
+    if which == call::CONNECT && protocol == IPPROTO_UDP {
+        return None;
+    }
+    let address = match which {
+        call::SENDTO => probe::<u64>(regs, Field::RegsR8)?,
+        // struct user_msghdr starts with the pointer to the name.
+        call::SENDMSG => read_user::<u64>(second)?,
+        _ => second,
+    };
+    let mut tuple = sock::tuple(sk, protocol);
+    if address != 0 {
+        read_sockaddr(address, which == call::BIND, &mut tuple);
+    }
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let owner = task::owner(sock::netns(sk));
+    if permit(owner.tgid ^ errno << 20 ^ (tuple.dport as u32) << 8 ^ which, now).is_none() {
+        count(Counter::OtherLimited);
+        return None;
+    }
+    let asked = config() & FLAG_TRACK_PROCESSES != 0 && TRACKED.get_ptr(owner.tgid).is_some();
+    send::<ResultRecord>(kind::RESULT, |record| {
+        // SAFETY: reserved memory of the ring buffer.
+        let record = unsafe { &mut *record };
+        record.sock = sk as u64;
+        record.owner = owner;
+        record.tuple = tuple;
+        record.call = which;
+        record.errno = errno;
+        record.netns = owner.netns;
+        record.bound_dev_if = probe(sk, Field::SkBoundDevIf).unwrap_or(0);
+        record.flags = if asked { socket_flag::ASKED } else { 0 };
+        record._pad = 0;
+    });
+    Some(())
+}
+
+/// Takes family, address and port of a user's `sockaddr_in` or `sockaddr_in6`.
+#[inline(always)]
+fn read_sockaddr(address: u64, is_local: bool, tuple: &mut Tuple) {
+    let Some(family) = read_user::<u16>(address) else { return };
+    let Some(port) = read_user::<u16>(address + 2) else { return };
+    let mut bytes = [0u8; 16];
+    match family {
+        sock::AF_INET => {
+            let Some(v4) = read_user::<[u8; 4]>(address + 4) else { return };
+            bytes[..4].copy_from_slice(&v4);
+        }
+        sock::AF_INET6 => {
+            let Some(v6) = read_user::<[u8; 16]>(address + 8) else { return };
+            bytes = v6;
+        }
+        _ => return,
+    }
+    tuple.family = family;
+    if is_local {
+        tuple.saddr = bytes;
+        tuple.sport = u16::from_be(port);
+    } else {
+        tuple.daddr = bytes;
+        tuple.dport = u16::from_be(port);
+    }
+}
+
+#[inline(always)]
+fn read_user<T: Copy>(address: u64) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the destination is as large as the size given; the helper checks the source.
+    let result = unsafe {
+        bpf_probe_read_user(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const c_void)
+    };
+    // SAFETY: the helper filled it; all `T` used are integers and arrays of integers.
+    (result == 0).then(|| unsafe { value.assume_init() })
+}

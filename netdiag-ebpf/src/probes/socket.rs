@@ -1,0 +1,283 @@
+//! Probe `socket`: the recorder of TCP sockets.
+//!
+//! Hook: `inet_sock_set_state` (net/core/sock.c via inet_sk_state_store), tp_btf. It fires for both ends of
+//! every connection, about ten times together, so it decides by state before it touches a map: an entry is
+//! made at SYN_SENT and removed at CLOSE, the middle is left to `tcp_sock`. Server sides get an entry only at
+//! the first sign of trouble.
+//!
+//! Traps: CLOSE->SYN_SENT has no local port yet; the port is cleared before the last transition of a failed
+//! connect, so the original tuple is kept. `current` is the owner at SYN_SENT, and at CLOSE only when the
+//! socket has no error: every transition to CLOSE from softirq sets `sk_err` first.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use aya_ebpf::macros::btf_tracepoint;
+use aya_ebpf::programs::BtfTracePointContext;
+use netdiag_ebpf::config::{FLAG_ALL, FLAG_TRACK_PROCESSES};
+use netdiag_ebpf::counters::Counter;
+use netdiag_ebpf::fields::Field;
+use netdiag_ebpf::records::{
+    ConnectionRecord, Owner, STEPS, SocketEntry, Step, SuspectRecord, Timeline, kind, socket_flag, step,
+};
+
+use crate::kernel::sock::{self, state};
+use crate::kernel::{load, probe, task};
+use crate::maps::{INTEREST, Interest, SOCKETS, TIMELINES, TRACKED, config, count, send};
+
+const IPPROTO_TCP: u16 = 6;
+
+static EMPTY_TIMELINE: Timeline = Timeline {
+    start_ns: 0,
+    count: 0,
+    _pad: 0,
+    steps: [Step { offset_us: 0, kind: 0, _pad: 0, code: 0, detail: 0 }; STEPS],
+};
+
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
+    let sk: *const c_void = ctx.arg(0);
+    let old = ctx.arg::<i32>(1) as u8;
+    let new = ctx.arg::<i32>(2) as u8;
+    match (old, new) {
+        (_, state::SYN_SENT) => opened(sk),
+        (state::LISTEN, state::CLOSE) => {}
+        (_, state::CLOSE) => closed(sk, old),
+        (state::SYN_SENT, state::ESTABLISHED) => {
+            count(Counter::Established);
+            passed(sk, old, new);
+        }
+        (state::ESTABLISHED, state::FIN_WAIT1) => {
+            if probe::<u8>(sk, Field::IcskRetransmits).is_some_and(|n| n > 0 && n != u8::MAX) {
+                abandoned(sk, old, new);
+            } else {
+                passed(sk, old, new);
+            }
+        }
+        _ => passed(sk, old, new),
+    }
+    0
+}
+
+/// CLOSE -> SYN_SENT, in the process that calls connect().
+#[inline(always)]
+fn opened(sk: *const c_void) {
+    count(Counter::Opened);
+    // SAFETY: `sk` is the tp_btf argument, never null in this tracepoint.
+    let (protocol, net) =
+        unsafe { (load::<u16>(sk, Field::SkProtocol), load::<*const c_void>(sk, Field::SkNet)) };
+    if protocol != IPPROTO_TCP {
+        return;
+    }
+    // SAFETY: `net` is a BTF-typed pointer that a live socket always has.
+    let netns = unsafe { load::<u32>(net, Field::NetInum) };
+    let mut flags = socket_flag::FROM_START | socket_flag::OUTBOUND;
+    let owner = task::owner(netns);
+    if config() & FLAG_ALL != 0
+        || config() & FLAG_TRACK_PROCESSES != 0 && TRACKED.get_ptr(owner.tgid).is_some()
+    {
+        flags |= socket_flag::ASKED;
+    }
+    // SAFETY: no arguments.
+    let start_ns = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: as above.
+    let tuple = unsafe { sock::tuple_hot(sk, protocol) };
+    let entry = SocketEntry { start_ns, owner, tuple, flags, _pad: 0 };
+    if SOCKETS.insert(sk as u64, entry, 0).is_err() {
+        count(Counter::LostSocket);
+        return;
+    }
+    if flags & socket_flag::ASKED != 0 {
+        watch_wire(&entry);
+        passed(sk, state::CLOSE, state::SYN_SENT);
+    }
+}
+
+/// Tells the tc programs that packets of this remote end matter.
+#[inline(always)]
+fn watch_wire(entry: &SocketEntry) {
+    let key =
+        Interest { address: entry.tuple.daddr, port: entry.tuple.dport, family: entry.tuple.family };
+    // A failed insert costs wire evidence only, and the LRU map makes room by itself.
+    let _ = INTEREST.insert(key, 1, 0);
+}
+
+/// A transition that is worth a step only where the user asked for everything.
+#[inline(always)]
+fn passed(sk: *const c_void, old: u8, new: u8) {
+    if config() & (FLAG_ALL | FLAG_TRACK_PROCESSES) == 0 {
+        return;
+    }
+    if let Some(entry) = SOCKETS.get_ptr_mut(sk as u64) {
+        // SAFETY: a live map value; entries are reused only after a grace period.
+        let entry = unsafe { &mut *entry };
+        if entry.flags & socket_flag::ASKED != 0 {
+            add_step(sk, entry, step::STATE, (old as u16) << 8 | new as u16, 0);
+        }
+    }
+}
+
+/// The application closes an established connection while its data goes unanswered.
+#[inline(always)]
+fn abandoned(sk: *const c_void, old: u8, new: u8) {
+    if let Some(entry) = entry_of(sk) {
+        add_step(sk, entry, step::STATE, (old as u16) << 8 | new as u16, 0);
+        send_connection(sk, entry, old, new, true);
+    }
+}
+
+#[inline(always)]
+fn closed(sk: *const c_void, old: u8) {
+    // SAFETY: `sk` is the tp_btf argument.
+    let err = unsafe { load::<u32>(sk, Field::SkErr) };
+    // Closed by the application or done with: no error, and both sides have said goodbye.
+    let abrupt = matches!(old, state::SYN_SENT | state::ESTABLISHED | state::CLOSE_WAIT);
+    let known = SOCKETS.get_ptr_mut(sk as u64);
+    let entry = match known {
+        // SAFETY: a live map value.
+        Some(entry) => unsafe { &mut *entry },
+        None if abrupt => match entry_of(sk) {
+            Some(entry) => entry,
+            None => return,
+        },
+        None => return,
+    };
+    if abrupt || entry.flags & socket_flag::ASKED != 0 {
+        if entry.flags & socket_flag::TIMELINE != 0 || entry.flags & socket_flag::ASKED != 0 {
+            add_step(sk, entry, step::STATE, (old as u16) << 8 | state::CLOSE as u16, 0);
+        }
+        send_connection(sk, entry, old, state::CLOSE, err == 0);
+    }
+    if entry.flags & socket_flag::TIMELINE != 0 {
+        let _ = TIMELINES.remove(sk as u64);
+    }
+    let _ = SOCKETS.remove(sk as u64);
+}
+
+/// The socket's entry; made now, without an owner, if trouble finds none.
+#[inline(always)]
+pub fn entry_of(sk: *const c_void) -> Option<&'static mut SocketEntry> {
+    let key = sk as u64;
+    if let Some(entry) = SOCKETS.get_ptr_mut(key) {
+        // SAFETY: a live map value.
+        return Some(unsafe { &mut *entry });
+    }
+    let entry = SocketEntry {
+        // SAFETY: no arguments.
+        start_ns: unsafe { bpf_ktime_get_ns() },
+        owner: Owner { netns: sock::netns(sk), ..Owner::default() },
+        tuple: sock::tuple(sk, IPPROTO_TCP),
+        flags: if config() & FLAG_ALL != 0 { socket_flag::ASKED } else { 0 },
+        _pad: 0,
+    };
+    if SOCKETS.insert(key, entry, 0).is_err() {
+        count(Counter::LostSocket);
+        return None;
+    }
+    // SAFETY: a live map value.
+    SOCKETS.get_ptr_mut(key).map(|entry| unsafe { &mut *entry })
+}
+
+/// Appends a step to the socket's timeline, which begins with the first.
+#[inline(always)]
+pub fn add_step(sk: *const c_void, entry: &mut SocketEntry, kind: u8, code: u16, detail: u32) {
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let key = sk as u64;
+    if entry.flags & socket_flag::TIMELINE == 0 {
+        if TIMELINES.insert(key, &EMPTY_TIMELINE, 0).is_err() {
+            count(Counter::LostTimeline);
+            return;
+        }
+        entry.flags |= socket_flag::TIMELINE;
+    }
+    let Some(timeline) = TIMELINES.get_ptr_mut(key) else {
+        count(Counter::LostTimeline);
+        return;
+    };
+    // SAFETY: a live map value.
+    let timeline = unsafe { &mut *timeline };
+    if timeline.start_ns == 0 {
+        timeline.start_ns = entry.start_ns;
+    }
+    let index = timeline.count as usize;
+    timeline.count = timeline.count.saturating_add(1);
+    if index >= STEPS {
+        count(Counter::LostStep);
+        return;
+    }
+    let offset_us = now.saturating_sub(entry.start_ns) / 1000;
+    let offset_us = if offset_us > u32::MAX as u64 { u32::MAX } else { offset_us as u32 };
+    timeline.steps[index] = Step { offset_us, kind, _pad: 0, code, detail };
+}
+
+/// First SYN retransmit: user space looks at the way and at the listener while the trouble is there.
+#[inline(always)]
+pub fn suspect(sk: *const c_void, entry: &mut SocketEntry) {
+    if entry.flags & socket_flag::SUSPECT != 0 {
+        return;
+    }
+    entry.flags |= socket_flag::SUSPECT;
+    watch_wire(entry);
+    send::<SuspectRecord>(kind::SUSPECT, |record| {
+        // SAFETY: reserved memory of the ring buffer.
+        let record = unsafe { &mut *record };
+        record.sock = sk as u64;
+        record.start_ns = entry.start_ns;
+        record.owner = entry.owner;
+        record.tuple = entry.tuple;
+        record.tuple.sport = sock::local_port(sk);
+        record.netns = entry.owner.netns;
+        record.flags = entry.flags;
+    });
+}
+
+#[inline(always)]
+fn send_connection(sk: *const c_void, entry: &SocketEntry, old: u8, new: u8, in_process: bool) {
+    send::<ConnectionRecord>(kind::CONNECTION, |record| {
+        // SAFETY: reserved memory of the ring buffer.
+        let record = unsafe { &mut *record };
+        record.sock = sk as u64;
+        // SAFETY: `sk` is the tp_btf argument.
+        record.cookie = unsafe { sock::cookie(sk) };
+        record.start_ns = entry.start_ns;
+        record.owner = entry.owner;
+        record.tuple = entry.tuple;
+        if record.tuple.sport == 0 {
+            record.tuple.sport = sock::local_port(sk);
+        }
+        record.netns = entry.owner.netns;
+        record.sk_flags = probe(sk, Field::SkFlags).unwrap_or(0);
+        record.sk_err = probe(sk, Field::SkErr).unwrap_or(0);
+        record.sk_err_soft = probe(sk, Field::SkErrSoft).unwrap_or(0);
+        record.old_state = old;
+        record.new_state = new;
+        record._pad = [0; 2];
+        record.bound_dev_if = probe(sk, Field::SkBoundDevIf).unwrap_or(0);
+        sock::write_summary(sk, &mut record.tcp);
+        record.flags = entry.flags;
+        record.closer_tgid = 0;
+        record._pad2 = 0;
+        record.closer_comm = [0; 16];
+        if in_process {
+            let closer = task::owner(0);
+            record.closer_tgid = closer.tgid;
+            record.closer_comm = closer.comm;
+            record.flags |= socket_flag::CLOSER_KNOWN;
+            if task::is_exiting() {
+                record.flags |= socket_flag::CLOSER_EXITING;
+            }
+        }
+        let timeline = if entry.flags & socket_flag::TIMELINE != 0 {
+            TIMELINES.get_ptr(sk as u64)
+        } else {
+            None
+        };
+        let source = timeline.unwrap_or(&raw const EMPTY_TIMELINE);
+        // SAFETY: both are as large as a Timeline; the copy through the helper keeps the program short.
+        unsafe {
+            bpf_probe_read_kernel((&raw mut record.timeline).cast(), size_of::<Timeline>() as u32, source.cast());
+        }
+    });
+}

@@ -1,0 +1,158 @@
+//! Probe `wire`: what was really on the wire, for the remote ends that matter.
+//!
+//! Hook: tc ingress and egress (TCX link, or clsact where the kernel has none). Notes SYN, RST, FIN and ICMP
+//! errors with their TTL; never changes a packet or its verdict. A data segment costs two loads; the map is
+//! asked only for the segments named.
+
+use core::ffi::c_void;
+use core::mem::MaybeUninit;
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::generated::bpf_skb_load_bytes_relative;
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use netdiag_ebpf::records::{Tuple, WireRecord, direction, kind};
+
+use crate::kernel::sock::{AF_INET, AF_INET6};
+use crate::maps::{INTEREST, Interest, WIRE_SCRATCH, WireScratch, send};
+
+/// TC_ACT_UNSPEC and TCX_NEXT: go on with the next program.
+const PASS: i32 = -1;
+/// include/uapi/linux/bpf.h: offsets relative to the network header, so that a device without a link-layer
+/// header (tun) reads the same.
+const BPF_HDR_START_NET: u32 = 1;
+const ETH_P_IP: u16 = 0x0800;
+const ETH_P_IPV6: u16 = 0x86DD;
+const IPPROTO_ICMP: u8 = 1;
+const IPPROTO_TCP: u8 = 6;
+const IPPROTO_ICMPV6: u8 = 58;
+const FIN_SYN_RST: u8 = 0x07;
+/// RFC 792: destination unreachable, time exceeded.
+const ICMP_ERRORS: [u8; 2] = [3, 11];
+/// RFC 4443: error messages have types below 128.
+const ICMP6_FIRST_INFORMATIONAL: u8 = 128;
+
+#[classifier]
+pub fn wire_ingress(ctx: TcContext) -> i32 {
+    note(&ctx, direction::INGRESS);
+    PASS
+}
+
+#[classifier]
+pub fn wire_egress(ctx: TcContext) -> i32 {
+    note(&ctx, direction::EGRESS);
+    PASS
+}
+
+#[inline(always)]
+fn read<T: Copy>(ctx: &TcContext, offset: u32) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the destination is as large as the length given; the helper checks the packet's length.
+    let result = unsafe {
+        bpf_skb_load_bytes_relative(
+            ctx.as_ptr().cast::<c_void>(),
+            offset,
+            value.as_mut_ptr().cast(),
+            size_of::<T>() as u32,
+            BPF_HDR_START_NET,
+        )
+    };
+    // SAFETY: the helper filled it; all `T` used are arrays of bytes.
+    (result == 0).then(|| unsafe { value.assume_init() })
+}
+
+/// Addresses of an IP header at `offset`, its protocol, TTL and length in bytes.
+#[inline(always)]
+fn read_ip(ctx: &TcContext, family: u16, offset: u32, tuple: &mut Tuple) -> Option<(u8, u8, u32)> {
+    tuple.family = family;
+    if family == AF_INET {
+        let ip: [u8; 20] = read(ctx, offset)?;
+        // A later fragment carries no ports.
+        if ip[6] & 0x1f != 0 || ip[7] != 0 {
+            return None;
+        }
+        tuple.protocol = ip[9] as u16;
+        tuple.saddr[..4].copy_from_slice(&ip[12..16]);
+        tuple.daddr[..4].copy_from_slice(&ip[16..20]);
+        Some((ip[9], ip[8], ((ip[0] & 0x0f) * 4) as u32))
+    } else {
+        let ip: [u8; 40] = read(ctx, offset)?;
+        tuple.protocol = ip[6] as u16;
+        tuple.saddr.copy_from_slice(&ip[8..24]);
+        tuple.daddr.copy_from_slice(&ip[24..40]);
+        Some((ip[6], ip[7], 40))
+    }
+}
+
+#[inline(always)]
+fn note(ctx: &TcContext, way: u8) -> Option<()> {
+    // SAFETY: fields of the program's own context.
+    let (protocol, ifindex, ingress_ifindex) = unsafe {
+        let skb = ctx.skb.skb;
+        ((*skb).protocol as u16, (*skb).ifindex, (*skb).ingress_ifindex)
+    };
+    let family = match u16::from_be(protocol) {
+        ETH_P_IP => AF_INET,
+        ETH_P_IPV6 => AF_INET6,
+        _ => return None,
+    };
+    // SAFETY: a per-CPU value of this direction; tc programs of one direction do not interrupt each other.
+    let scratch = unsafe { &mut *WIRE_SCRATCH.get_ptr_mut((way == direction::EGRESS) as u32)? };
+    *scratch = WireScratch::default();
+    let WireScratch { packet, quoted } = scratch;
+    packet.direction = way;
+    packet.ifindex = ifindex;
+    packet.iif = ingress_ifindex;
+    let (next, ttl, length) = read_ip(ctx, family, 0, &mut packet.tuple)?;
+    packet.ttl = ttl;
+    match next {
+        IPPROTO_TCP => {
+            let tcp: [u8; 14] = read(ctx, length)?;
+            packet.flags = tcp[13];
+            if packet.flags & FIN_SYN_RST == 0 {
+                return None;
+            }
+            packet.seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
+            packet.tuple.sport = u16::from_be_bytes([tcp[0], tcp[1]]);
+            packet.tuple.dport = u16::from_be_bytes([tcp[2], tcp[3]]);
+            let t = &packet.tuple;
+            if way == direction::EGRESS {
+                interesting(family, &t.daddr, t.dport)?;
+            } else {
+                interesting(family, &t.saddr, t.sport)?;
+            }
+        }
+        IPPROTO_ICMP | IPPROTO_ICMPV6 => {
+            let head: [u8; 2] = read(ctx, length)?;
+            packet.flags = head[0];
+            packet.code = head[1];
+            let is_error = if next == IPPROTO_ICMP {
+                head[0] == ICMP_ERRORS[0] || head[0] == ICMP_ERRORS[1]
+            } else {
+                head[0] < ICMP6_FIRST_INFORMATIONAL
+            };
+            if !is_error {
+                return None;
+            }
+            let inner = length + 8;
+            let (_, _, inner_length) = read_ip(ctx, family, inner, quoted)?;
+            let ports: [u8; 4] = read(ctx, inner + inner_length)?;
+            quoted.sport = u16::from_be_bytes([ports[0], ports[1]]);
+            quoted.dport = u16::from_be_bytes([ports[2], ports[3]]);
+            interesting(family, &quoted.daddr, quoted.dport)?;
+        }
+        _ => return None,
+    }
+    send::<WireRecord>(kind::WIRE, |record| {
+        // SAFETY: reserved memory of the ring buffer.
+        let record = unsafe { &mut *record };
+        record.packet = *packet;
+        record.quoted = *quoted;
+    });
+    Some(())
+}
+
+#[inline(always)]
+fn interesting(family: u16, address: &[u8; 16], port: u16) -> Option<()> {
+    INTEREST.get_ptr(Interest { address: *address, port, family }).map(|_| ())
+}

@@ -1,0 +1,411 @@
+//! Records that cross from the kernel to user space.
+//!
+//! Times are nanoseconds of `CLOCK_MONOTONIC` (`bpf_ktime_get_ns`). Addresses are in network byte order, an
+//! IPv4 address in the first four bytes and the rest zero. Ports are in host byte order. Paddings are written
+//! as zero.
+
+use core::mem::size_of;
+
+/// Values of [`Header::kind`].
+pub mod kind {
+    pub const CONNECTION: u16 = 1;
+    pub const SUSPECT: u16 = 2;
+    pub const DROP: u16 = 3;
+    pub const RESULT: u16 = 4;
+    pub const ROUTE: u16 = 5;
+    pub const NEIGHBOUR: u16 = 6;
+    pub const ICMP_SENT: u16 = 7;
+    pub const RESET_SENT: u16 = 8;
+    pub const WIRE: u16 = 9;
+    pub const ERROR: u16 = 10;
+    pub const EXEC: u16 = 11;
+}
+
+/// First part of every record.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Header {
+    /// A value of [`kind`].
+    pub kind: u16,
+    /// Length of the whole record in bytes.
+    pub len: u16,
+    /// The CPU that wrote it.
+    pub cpu: u32,
+    /// When it was written.
+    pub time_ns: u64,
+}
+
+/// The two ends as the socket or packet names them.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Tuple {
+    /// `AF_INET` or `AF_INET6`; 0 where unknown.
+    pub family: u16,
+    /// IP protocol number.
+    pub protocol: u16,
+    /// Source port, or local port of a socket.
+    pub sport: u16,
+    /// Destination port, or peer's port of a socket.
+    pub dport: u16,
+    /// Source address, or local address of a socket.
+    pub saddr: [u8; 16],
+    /// Destination address, or peer's address of a socket.
+    pub daddr: [u8; 16],
+}
+
+/// A process, taken where process context is certain.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// Process id (thread group id) in the initial pid namespace; 0 where unknown.
+    pub tgid: u32,
+    pub tid: u32,
+    pub uid: u32,
+    /// Inode number of its network namespace; 0 where unknown.
+    pub netns: u32,
+    pub cgroup: u64,
+    /// NUL-padded name of the thread.
+    pub comm: [u8; 16],
+}
+
+/// Values of [`Step::kind`].
+pub mod step {
+    /// State transition; `code` = old state << 8 | new state.
+    pub const STATE: u8 = 1;
+    /// Segment retransmitted; `code` = TCP state, `detail` = retransmissions so far.
+    pub const RETRANSMIT: u8 = 2;
+    /// SYN-ACK retransmitted.
+    pub const RETRANSMIT_SYNACK: u8 = 3;
+    /// The socket's error was reported; `code` = `sk_err`, `detail` = `sk_err_soft`.
+    pub const ERROR: u8 = 4;
+    /// RST received.
+    pub const RESET_RECEIVED: u8 = 5;
+    /// RST sent in answer to a segment; `code` = reset reason + 1, 0 where the kernel has none.
+    pub const RESET_SENT: u8 = 6;
+    /// A packet of this socket was dropped; `detail` = drop reason.
+    pub const DROP: u8 = 7;
+}
+
+/// One entry of a socket's timeline.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Microseconds since the timeline's start, saturating.
+    pub offset_us: u32,
+    /// A value of [`step`].
+    pub kind: u8,
+    pub _pad: u8,
+    pub code: u16,
+    pub detail: u32,
+}
+
+/// Length of a timeline. 24 steps hold a connect with all its SYN retransmits and a death by `tcp_retries2`.
+pub const STEPS: usize = 24;
+
+/// What is kept per open socket: what could not be had later.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SocketEntry {
+    pub start_ns: u64,
+    pub owner: Owner,
+    pub tuple: Tuple,
+    /// Bits of [`socket_flag`].
+    pub flags: u32,
+    pub _pad: u32,
+}
+
+/// Bits of [`SocketEntry::flags`] and [`ConnectionRecord::flags`].
+pub mod socket_flag {
+    /// Asked for by the user: sent whatever its end.
+    pub const ASKED: u32 = 1;
+    /// Has a timeline.
+    pub const TIMELINE: u32 = 2;
+    /// Seen from its connect(); without it the entry was made at the first sign of trouble.
+    pub const FROM_START: u32 = 4;
+    /// A SUSPECT record was sent.
+    pub const SUSPECT: u32 = 8;
+    /// Reached ESTABLISHED.
+    pub const ESTABLISHED: u32 = 16;
+    /// Opened from this side (SYN_SENT).
+    pub const OUTBOUND: u32 = 32;
+    /// The record was made by a process that is exiting (`PF_EXITING`).
+    pub const CLOSER_EXITING: u32 = 64;
+    /// The closer fields come from process context: the task that closed the socket.
+    pub const CLOSER_KNOWN: u32 = 128;
+}
+
+/// A bounded timeline, begun at the first sign of trouble or at the start where the user asked.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeline {
+    pub start_ns: u64,
+    /// Steps written; may exceed [`STEPS`], then the rest was lost.
+    pub count: u32,
+    pub _pad: u32,
+    pub steps: [Step; STEPS],
+}
+
+/// What `tcp_sock` says when it ends. A field that the kernel does not have reads [`crate::fields::ABSENT`]
+/// truncated to its width (all ones).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TcpSummary {
+    pub bytes_acked: u64,
+    pub bytes_received: u64,
+    /// Smoothed round-trip time in microseconds, times 8.
+    pub srtt_us8: u32,
+    pub total_retrans: u32,
+    pub packets_out: u32,
+    /// Bytes in the receive queue that the application did not read (a FIN counts one).
+    pub unread: u32,
+    /// Bytes written and not acknowledged.
+    pub unacked: u32,
+    /// `TCP_USER_TIMEOUT` in milliseconds.
+    pub user_timeout_ms: u32,
+    pub retransmits: u8,
+    pub probes_out: u8,
+    pub backoff: u8,
+    pub shutdown: u8,
+    pub keepalive_probes: u8,
+    pub _pad: [u8; 3],
+    /// `sk_lingertime` in jiffies; meaningful when the flag SOCK_LINGER is in [`ConnectionRecord::sk_flags`].
+    pub lingertime: u64,
+}
+
+/// A connection that ended badly, or any that the user asked for.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionRecord {
+    pub header: Header,
+    /// Identity of the socket while it lives: its address in the kernel. Never shown.
+    pub sock: u64,
+    pub cookie: u64,
+    pub start_ns: u64,
+    pub owner: Owner,
+    pub tuple: Tuple,
+    /// Bits of [`socket_flag`].
+    pub flags: u32,
+    pub netns: u32,
+    /// `sock.sk_flags`, bits named by `enum sock_flags` in BTF.
+    pub sk_flags: u64,
+    pub sk_err: u32,
+    pub sk_err_soft: u32,
+    pub old_state: u8,
+    pub new_state: u8,
+    pub _pad: [u8; 2],
+    pub bound_dev_if: u32,
+    pub tcp: TcpSummary,
+    /// The task that ran the last transition; meaningful with CLOSER_KNOWN.
+    pub closer_tgid: u32,
+    pub _pad2: u32,
+    pub closer_comm: [u8; 16],
+    pub timeline: Timeline,
+}
+
+/// First SYN retransmit of a connection: look at its way and its listener now.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SuspectRecord {
+    pub header: Header,
+    pub sock: u64,
+    pub start_ns: u64,
+    pub owner: Owner,
+    pub tuple: Tuple,
+    pub netns: u32,
+    pub flags: u32,
+}
+
+/// Depth of the kernel stack kept with a drop.
+pub const STACK_DEPTH: usize = 24;
+
+/// Values of [`PacketInfo::direction`].
+pub mod direction {
+    pub const UNKNOWN: u8 = 0;
+    pub const INGRESS: u8 = 1;
+    pub const EGRESS: u8 = 2;
+}
+
+/// The headers of one packet.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PacketInfo {
+    pub tuple: Tuple,
+    /// TCP flags byte; ICMP type for ICMP.
+    pub flags: u8,
+    /// ICMP code for ICMP.
+    pub code: u8,
+    /// Time to live or hop limit as read in the header.
+    pub ttl: u8,
+    /// A value of [`direction`].
+    pub direction: u8,
+    /// TCP sequence number, host byte order.
+    pub seq: u32,
+    /// `skb->dev`, 0 where unknown.
+    pub ifindex: u32,
+    /// Where it came in (`skb_iif`), 0 for a packet of this host.
+    pub iif: u32,
+    pub netns: u32,
+    pub _pad: u32,
+    pub ifname: [u8; 16],
+}
+
+/// `kfree_skb`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DropRecord {
+    pub header: Header,
+    /// The packet's own socket, 0 if none.
+    pub sock: u64,
+    /// Address of the instruction that freed the packet.
+    pub location: u64,
+    /// `skb_drop_reason`; 0 where the kernel has none.
+    pub reason: u32,
+    /// Like drops not sent since the last record of this flow and cause.
+    pub suppressed: u32,
+    pub packet: PacketInfo,
+    /// Words of `stack` that are valid.
+    pub stack_len: u32,
+    pub _pad: u32,
+    pub stack: [u64; STACK_DEPTH],
+}
+
+/// Values of [`ResultRecord::call`].
+pub mod call {
+    pub const CONNECT: u32 = 1;
+    pub const BIND: u32 = 2;
+    pub const SENDTO: u32 = 3;
+    pub const SENDMSG: u32 = 4;
+}
+
+/// A system call that failed.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResultRecord {
+    pub header: Header,
+    pub sock: u64,
+    pub owner: Owner,
+    /// Local end from the socket, other end from the call's argument (`bind`: local from the argument).
+    pub tuple: Tuple,
+    /// A value of [`call`].
+    pub call: u32,
+    /// Positive errno.
+    pub errno: u32,
+    pub netns: u32,
+    pub bound_dev_if: u32,
+    pub flags: u32,
+    pub _pad: u32,
+}
+
+/// A route lookup that failed.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouteRecord {
+    pub header: Header,
+    pub owner: Owner,
+    pub tuple: Tuple,
+    /// Routing table that was asked last.
+    pub table: u32,
+    /// Positive errno: EAGAIN (11) for "not in this table".
+    pub errno: u32,
+    pub iif: u32,
+    pub oif: u32,
+}
+
+/// A neighbour that did not answer (NUD_FAILED).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NeighbourRecord {
+    pub header: Header,
+    pub address: [u8; 16],
+    pub family: u32,
+    pub ifindex: u32,
+    pub netns: u32,
+    pub _pad: u32,
+    pub ifname: [u8; 16],
+}
+
+/// `icmp_send`: this machine answers a packet with an ICMP error.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IcmpRecord {
+    pub header: Header,
+    /// The packet that is answered.
+    pub packet: PacketInfo,
+    pub icmp_type: u32,
+    pub icmp_code: u32,
+}
+
+/// `tcp_send_reset`: this machine answers a segment with RST.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResetRecord {
+    pub header: Header,
+    /// 0 where there is none.
+    pub sock: u64,
+    /// The segment that is answered.
+    pub packet: PacketInfo,
+    /// `sk_rst_reason` + 1; 0 where the kernel has none.
+    pub reason: u32,
+    pub sk_state: u32,
+    /// Accept queue of the listener.
+    pub ack_backlog: u32,
+    pub max_ack_backlog: u32,
+}
+
+/// A packet on the wire, seen by tc.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WireRecord {
+    pub header: Header,
+    /// For an ICMP error: its own source and destination.
+    pub packet: PacketInfo,
+    /// For an ICMP error: the packet that it quotes.
+    pub quoted: Tuple,
+}
+
+/// The error of a socket that is no TCP connection (UDP).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ErrorRecord {
+    pub header: Header,
+    pub sock: u64,
+    pub tuple: Tuple,
+    pub sk_err: u32,
+    pub sk_err_soft: u32,
+    pub netns: u32,
+    pub _pad: u32,
+}
+
+/// A followed process runs a program in a network namespace other than netdiag's.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExecRecord {
+    pub header: Header,
+    pub owner: Owner,
+}
+
+macro_rules! sizes {
+    ($($t:ty = $n:expr;)*) => { $(const _: () = assert!(size_of::<$t>() == $n);)* };
+}
+
+sizes! {
+    Header = 16;
+    Tuple = 40;
+    Owner = 40;
+    Step = 12;
+    SocketEntry = 96;
+    Timeline = 16 + 12 * STEPS;
+    TcpSummary = 56;
+    PacketInfo = 80;
+    ConnectionRecord = 232 + size_of::<Timeline>();
+    SuspectRecord = 120;
+    DropRecord = 128 + 8 * STACK_DEPTH;
+    ResultRecord = 128;
+    RouteRecord = 112;
+    NeighbourRecord = 64;
+    IcmpRecord = 104;
+    ResetRecord = 120;
+    WireRecord = 136;
+    ErrorRecord = 80;
+    ExecRecord = 56;
+}

@@ -1,0 +1,594 @@
+//! The grammar, by recursive descent:
+//!
+//! ```text
+//! expression = term { ("and" | "or") term }            both bind alike and group from the left, as in tcpdump
+//! term       = { "not" } ( "(" expression ")" | primitive )
+//! primitive  = protocol
+//!            | [protocol] [direction] [kind] values    all three left out: those of the primitive before
+//! direction  = "src" | "dst" | "src" ("or" | "and") "dst" | "dst" ("or" | "and") "src"
+//! values     = { "not" } ( value | "(" values { ("and" | "or") values } ")" )
+//! ```
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::eval::{Direction, Glob, Network, Op, Ports, Protocol, Test};
+use super::lexer::{KEYWORDS, Problem, Token, TokenKind, abridged, hint, is_foreign, near, tokens};
+
+/// Parentheses within parentheses; bounds the recursion.
+const MAX_DEPTH: usize = 64;
+/// `TASK_COMM_LEN` (include/linux/sched.h) less the NUL, in bytes.
+const COMM_BYTES: usize = 15;
+/// RFC 1035 section 2.3.4, as text without the final dot.
+const HOSTNAME_BYTES: usize = 253;
+
+/// For machines without /etc/services, such as small containers.
+const COMMON_SERVICES: &str = "ssh 22/tcp\nsmtp 25/tcp\ndomain 53/tcp\ndomain 53/udp\nhttp 80/tcp\nntp 123/udp\n\
+    imap2 143/tcp\nldap 389/tcp\nhttps 443/tcp\nhttps 443/udp\nsyslog 514/udp\nmysql 3306/tcp\n\
+    postgresql 5432/tcp\nredis 6379/tcp\nhttp-alt 8080/tcp\n";
+
+/// The text of /etc/services, services(5).
+pub(super) fn system_services() -> String {
+    match std::fs::read("/etc/services") {
+        Ok(text) => String::from_utf8_lossy(&text).into_owned(),
+        Err(_) => COMMON_SERVICES.to_owned(),
+    }
+}
+
+/// Makes a postfix program. `services` is asked for the text of services(5) when a port is given by name.
+pub(super) fn parse(expression: &str, services: fn() -> String) -> Result<Vec<Op>, Problem> {
+    let tokens = tokens(expression)?;
+    let mut parser = Parser { tokens, at: 0, program: Vec::new(), depth: 0, before: None, services };
+    parser.expression()?;
+    let rest = parser.token();
+    match rest.kind {
+        TokenKind::End => Ok(parser.program),
+        TokenKind::Close => Err(rest.problem("found `)` without a `(` before it")),
+        _ => Err(rest.unexpected("`and` or `or`", hint(near(rest.keyword(), ["and", "or"])))),
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// No word of the kind was given: an address, or an address with a prefix length.
+    Bare,
+    Host,
+    Net,
+    Port,
+    PortRange,
+    Pid,
+    Comm,
+    Netns,
+    Code,
+}
+
+impl Kind {
+    fn from_keyword(word: &str) -> Option<Self> {
+        Some(match word {
+            "host" => Kind::Host,
+            "net" => Kind::Net,
+            "port" => Kind::Port,
+            "portrange" => Kind::PortRange,
+            "pid" => Kind::Pid,
+            "comm" => Kind::Comm,
+            "netns" => Kind::Netns,
+            "code" => Kind::Code,
+            _ => return None,
+        })
+    }
+
+    /// Of the owner or the diagnosis, not of the packets: takes neither protocol nor direction.
+    fn is_own(self) -> bool {
+        matches!(self, Kind::Pid | Kind::Comm | Kind::Netns | Kind::Code)
+    }
+
+    /// Any word is a value, so a mistyped keyword would be one too.
+    fn takes_any_word(self) -> bool {
+        matches!(self, Kind::Host | Kind::Comm | Kind::Netns | Kind::Code)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Qualifiers {
+    protocol: Option<Protocol>,
+    direction: Direction,
+    kind: Kind,
+}
+
+impl Default for Qualifiers {
+    fn default() -> Self {
+        Qualifiers { protocol: None, direction: Direction::Either, kind: Kind::Bare }
+    }
+}
+
+struct Parser {
+    tokens: Vec<Token>,
+    /// Never beyond the last token, `End`.
+    at: usize,
+    program: Vec<Op>,
+    depth: usize,
+    /// What a bare value inherits: `port 80 or 443`.
+    before: Option<Qualifiers>,
+    services: fn() -> String,
+}
+
+impl Parser {
+    fn token(&self) -> Token {
+        self.tokens[self.at].clone()
+    }
+
+    fn peek(&self) -> &TokenKind {
+        &self.tokens[self.at].kind
+    }
+
+    fn peek_keyword(&self) -> Option<&str> {
+        self.tokens[self.at].keyword()
+    }
+
+    fn advance(&mut self) {
+        self.at = (self.at + 1).min(self.tokens.len() - 1);
+    }
+
+    fn expression(&mut self) -> Result<(), Problem> {
+        self.joined(Self::term)
+    }
+
+    /// Operands with `and` and `or` between them, from the left.
+    fn joined(&mut self, operand: impl Fn(&mut Self) -> Result<(), Problem>) -> Result<(), Problem> {
+        operand(self)?;
+        loop {
+            let op = match self.peek() {
+                TokenKind::And => Op::And,
+                TokenKind::Or => Op::Or,
+                _ => return Ok(()),
+            };
+            self.advance();
+            operand(self)?;
+            self.program.push(op);
+        }
+    }
+
+    /// `not`s, then an operand. A loop, because their number has no bound.
+    fn negated(&mut self, operand: impl Fn(&mut Self) -> Result<(), Problem>) -> Result<(), Problem> {
+        let mut negate = false;
+        while *self.peek() == TokenKind::Not {
+            self.advance();
+            negate = !negate;
+        }
+        operand(self)?;
+        if negate {
+            self.program.push(Op::Not);
+        }
+        Ok(())
+    }
+
+    fn parenthesised(&mut self, inner: impl Fn(&mut Self) -> Result<(), Problem>) -> Result<(), Problem> {
+        let open = self.token();
+        if self.depth == MAX_DEPTH {
+            return Err(open.problem(format!("parentheses are nested more than {MAX_DEPTH} deep")));
+        }
+        self.depth += 1;
+        self.advance();
+        inner(self)?;
+        self.depth -= 1;
+        let close = self.token();
+        if close.kind != TokenKind::Close {
+            let suggestion = near(close.keyword(), ["and", "or"]);
+            return Err(close.unexpected("`and`, `or` or `)`", hint(suggestion)));
+        }
+        self.advance();
+        Ok(())
+    }
+
+    fn term(&mut self) -> Result<(), Problem> {
+        self.negated(|parser| match parser.peek() {
+            TokenKind::Open => {
+                parser.parenthesised(Self::expression)?;
+                parser.before = None;
+                Ok(())
+            }
+            _ => parser.primitive(),
+        })
+    }
+
+    fn primitive(&mut self) -> Result<(), Problem> {
+        let start = self.token();
+        let protocol = self.peek_keyword().and_then(Protocol::from_keyword);
+        if protocol.is_some() {
+            self.advance();
+        }
+        let direction = self.direction();
+        let mut qualifiers =
+            Qualifiers { protocol, direction: direction.unwrap_or(Direction::Either), kind: Kind::Bare };
+        let kind_token = self.token();
+        let kind = kind_token.keyword().and_then(Kind::from_keyword);
+        if let Some(kind) = kind {
+            qualifiers.kind = kind;
+            check_kind(&kind_token, qualifiers, direction.is_some())?;
+            self.advance();
+            return self.values(qualifiers);
+        }
+
+        let next = self.token();
+        if direction.is_some() {
+            return self.after_direction(&next, qualifiers);
+        }
+        match (qualifiers.protocol, &next.kind) {
+            (Some(protocol), TokenKind::Word { .. }) => {
+                if let Some(word) = next.keyword().filter(|word| parse_network(word).is_err()) {
+                    let suggestion =
+                        hint(near_keyword(word).or_else(|| as_port(word)).or_else(|| as_name(word)));
+                    let expected =
+                        format!("`and`, `or`, `host`, `net` or `port` after `{}`", protocol.keyword());
+                    return Err(next.unexpected(&expected, suggestion));
+                }
+                self.value(qualifiers)
+            }
+            (Some(protocol), _) => {
+                self.program.push(Op::Test(Test::Protocol(protocol)));
+                self.before = None;
+                Ok(())
+            }
+            (None, _) => self.bare(&start),
+        }
+    }
+
+    /// `src`, `dst`, or both joined by `and` or `or`.
+    fn direction(&mut self) -> Option<Direction> {
+        let (first, other) = match self.peek_keyword() {
+            Some("src") => (Direction::Source, "dst"),
+            Some("dst") => (Direction::Destination, "src"),
+            _ => return None,
+        };
+        self.advance();
+        let joined = match self.peek() {
+            TokenKind::Or => Direction::Either,
+            TokenKind::And => Direction::Both,
+            _ => return Some(first),
+        };
+        // `End` is the last token and this one is none, so there is a next.
+        if self.tokens[self.at + 1].keyword() != Some(other) {
+            return Some(first);
+        }
+        self.advance();
+        self.advance();
+        Some(joined)
+    }
+
+    /// `src 10.0.0.1`: a direction without a kind.
+    fn after_direction(&mut self, next: &Token, qualifiers: Qualifiers) -> Result<(), Problem> {
+        let Some(word) = next.keyword() else {
+            return match next.kind {
+                TokenKind::Open | TokenKind::Not => self.values(qualifiers),
+                TokenKind::Word { .. } => self.value(qualifiers),
+                _ => Err(next.unexpected("`host`, `net`, `port`, `portrange` or an address", String::new())),
+            };
+        };
+        if Protocol::from_keyword(word).is_some() {
+            return Err(next.problem(format!("expected `{word}` before `src` and `dst`, not after them")));
+        }
+        if matches!(word, "src" | "dst") {
+            return Err(next.unexpected("`host`, `net`, `port` or an address", String::new()));
+        }
+        self.value(qualifiers)
+    }
+
+    /// A word where a primitive begins: a value that inherits its qualifiers, or a mistake.
+    fn bare(&mut self, token: &Token) -> Result<(), Problem> {
+        let TokenKind::Word { text, literal } = &token.kind else {
+            return Err(token.unexpected("a test such as `port 80` or `host 10.0.0.1`", String::new()));
+        };
+        if !literal && is_foreign(text) {
+            let word = abridged(text);
+            return Err(token.problem(format!(
+                "netdiag looks at connections, not at packets: it has no {word}; see `tcp`, `host`, `port`, `comm`"
+            )));
+        }
+        match self.before {
+            Some(before) => {
+                // A value would not have a word behind it.
+                let is_test = matches!(self.tokens.get(self.at + 1), Some(next) if next.is_word());
+                if is_test && before.kind.takes_any_word() {
+                    return Err(token.unexpected("a test or a further value", hint(near_keyword(text))));
+                }
+                self.value(before)
+            }
+            None if parse_network(text).is_ok() => self.value(Qualifiers::default()),
+            None => {
+                let suggestion = near_keyword(text).or_else(|| as_port(text)).or_else(|| as_endpoint(text));
+                let expected = "a test such as `port 80`, `host 10.0.0.1` or `comm curl`";
+                Err(token.unexpected(expected, hint(suggestion.or_else(|| as_name(text)))))
+            }
+        }
+    }
+
+    fn values(&mut self, qualifiers: Qualifiers) -> Result<(), Problem> {
+        self.negated(|parser| match parser.peek() {
+            TokenKind::Open => {
+                parser.parenthesised(|parser| parser.joined(|parser| parser.values(qualifiers)))
+            }
+            _ => parser.value(qualifiers),
+        })
+    }
+
+    fn value(&mut self, qualifiers: Qualifiers) -> Result<(), Problem> {
+        let token = self.token();
+        let TokenKind::Word { text, literal } = &token.kind else {
+            return Err(token.unexpected(expected_value(qualifiers.kind), String::new()));
+        };
+        if text.is_empty() {
+            return Err(
+                token.problem(format!("expected {}, found an empty word", expected_value(qualifiers.kind)))
+            );
+        }
+        if !literal && !qualifiers.kind.is_own() && KEYWORDS.contains(&text.as_str()) {
+            return Err(token.unexpected(expected_value(qualifiers.kind), String::new()));
+        }
+        self.advance();
+        let direction = qualifiers.direction;
+        let test = match qualifiers.kind {
+            Kind::Bare | Kind::Host | Kind::Net => self.address(&token, text, qualifiers)?,
+            Kind::Port => Test::Ports(direction, self.port(&token, text, qualifiers.protocol)?),
+            Kind::PortRange => Test::Ports(direction, self.port_range(&token, text, qualifiers.protocol)?),
+            Kind::Pid => Test::Pid(number(text).ok_or_else(|| {
+                let suggestion = hint(near_keyword(text).or_else(|| Some(format!("comm {text}"))));
+                token.unexpected(expected_value(Kind::Pid), suggestion)
+            })?),
+            Kind::Comm => Test::Comm(comm(&token, text)?),
+            Kind::Netns => netns(&token, text, *literal)?,
+            // A symptom alone stands for all its causes.
+            Kind::Code if !text.contains(['.', '*', '?']) => Test::Code(Glob::new(&format!("{text}.*"))),
+            Kind::Code => Test::Code(Glob::new(text)),
+        };
+        if let Some(protocol) = qualifiers.protocol {
+            self.program.extend([Op::Test(Test::Protocol(protocol)), Op::Test(test), Op::And]);
+        } else {
+            self.program.push(Op::Test(test));
+        }
+        self.before = Some(qualifiers);
+        Ok(())
+    }
+
+    fn address(&mut self, token: &Token, text: &str, qualifiers: Qualifiers) -> Result<Test, Problem> {
+        let Qualifiers { protocol, direction, kind } = qualifiers;
+        if kind == Kind::Host && is_hostname(text) {
+            if matches!(direction, Direction::Source | Direction::Both) {
+                let message = "expected an address: a name is known of the destination only, so write `host` or `dst host`";
+                return Err(token.problem(message));
+            }
+            return Ok(Test::Hostname(text.trim_end_matches('.').to_owned()));
+        }
+        if kind == Kind::Host && text.contains('/') {
+            let suggestion = parse_network(text).is_ok().then(|| format!("net {text}"));
+            return Err(token.unexpected(expected_value(kind), hint(suggestion)));
+        }
+        let fail = |message: String| {
+            if message.is_empty() {
+                let name = || as_name(text).filter(|_| kind == Kind::Bare);
+                let suggestion =
+                    as_endpoint(text).or_else(|| near_keyword(text)).or_else(|| as_port(text)).or_else(name);
+                token.unexpected(expected_value(kind), hint(suggestion))
+            } else {
+                token.problem(message)
+            }
+        };
+        let network = if kind != Kind::Host && self.peek_keyword() == Some("mask") {
+            self.advance();
+            let mask = self.token();
+            let TokenKind::Word { text: mask_text, .. } = &mask.kind else {
+                return Err(mask.unexpected("a mask such as `255.255.255.0`", String::new()));
+            };
+            let address =
+                partial_address(text).map(|(address, _)| address).ok_or_else(|| fail(String::new()))?;
+            let parsed = mask_text.parse().ok().and_then(|mask| Network::masked(address, mask));
+            let network =
+                parsed.ok_or_else(|| mask.unexpected("a mask such as `255.255.255.0`", String::new()))?;
+            self.advance();
+            network
+        } else if kind == Kind::Net {
+            parse_partial_network(text).map_err(fail)?
+        } else {
+            parse_network(text).map_err(fail)?
+        };
+        if let Some(clean) = network.stray_bits() {
+            let message = format!("`{text}` has bits set outside its mask: the network is {clean}");
+            return Err(token.problem(message));
+        }
+        if let Some(protocol) = protocol.filter(|protocol| !protocol.carries(network.is_ipv4())) {
+            let family = if network.is_ipv4() { "an IPv6" } else { "an IPv4" };
+            return Err(
+                token.unexpected(&format!("{family} address after `{}`", protocol.keyword()), String::new())
+            );
+        }
+        Ok(Test::Network(direction, network))
+    }
+
+    fn port(&self, token: &Token, text: &str, protocol: Option<Protocol>) -> Result<Ports, Problem> {
+        if is_digits(text) {
+            let port =
+                number(text).ok_or_else(|| token.unexpected("a port from 0 to 65535", String::new()))?;
+            return Ok(Ports::Range(port, port));
+        }
+        let services = (self.services)();
+        let all = Ports::service(&services, text);
+        if all.is_empty() {
+            let range = port_pair(text, number).map(|_| format!("portrange {text}"));
+            let known = || near(Some(text), Ports::service_names(&services));
+            let suggestion = range.or_else(|| near_keyword(text)).or_else(known);
+            return Err(token.unexpected(expected_value(Kind::Port), hint(suggestion)));
+        }
+        let wanted: Vec<_> =
+            all.into_iter().filter(|(number, _)| carries_ports_of(protocol, *number)).collect();
+        if wanted.is_empty() {
+            let name = protocol.map_or("", Protocol::keyword);
+            return Err(token.problem(format!("expected a {name} service: {} is none", abridged(text))));
+        }
+        Ok(Ports::Service(wanted))
+    }
+
+    fn port_range(&self, token: &Token, text: &str, protocol: Option<Protocol>) -> Result<Ports, Problem> {
+        let services = if text.contains(char::is_alphabetic) { (self.services)() } else { String::new() };
+        let resolve = |name: &str| {
+            let mut entries = Ports::service(&services, name).into_iter();
+            number(name)
+                .or_else(|| entries.find(|(n, _)| carries_ports_of(protocol, *n)).map(|(_, port)| port))
+        };
+        let (first, last) = port_pair(text, resolve)
+            .or_else(|| resolve(text).map(|port| (port, port)))
+            .ok_or_else(|| token.unexpected(expected_value(Kind::PortRange), hint(near_keyword(text))))?;
+        if first > last {
+            return Err(
+                token.unexpected("the lower port first", hint(Some(format!("portrange {last}-{first}"))))
+            );
+        }
+        Ok(Ports::Range(first, last))
+    }
+}
+
+fn expected_value(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Bare => "an address",
+        Kind::Host => "an address or a host name",
+        Kind::Net => "a network such as `10.0.0.0/8`",
+        Kind::Port => "a port number or a service name",
+        Kind::PortRange => "two ports such as `8000-8080`",
+        Kind::Pid => "a process id",
+        Kind::Comm => "a command name",
+        Kind::Netns => "the name or the inode number of a network namespace",
+        Kind::Code => "a diagnosis code such as `timeout.*`",
+    }
+}
+
+fn check_kind(token: &Token, qualifiers: Qualifiers, directed: bool) -> Result<(), Problem> {
+    let word = token.keyword().unwrap_or_default();
+    match qualifiers.protocol {
+        Some(protocol) if qualifiers.kind.is_own() => {
+            let protocol = protocol.keyword();
+            Err(token.unexpected("`and` or `or`", hint(Some(format!("{protocol} and {word}")))))
+        }
+        Some(protocol @ (Protocol::Icmp | Protocol::Icmp6))
+            if matches!(qualifiers.kind, Kind::Port | Kind::PortRange) =>
+        {
+            Err(token.problem(format!("expected `host` or `net`: `{}` has no ports", protocol.keyword())))
+        }
+        _ if directed && qualifiers.kind.is_own() => {
+            let message = format!("expected `host`, `net`, `port` or an address: `{word}` has no direction");
+            Err(token.problem(message))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn near_keyword(word: &str) -> Option<String> {
+    near(Some(word), KEYWORDS)
+}
+
+/// What `80` was meant to be.
+fn as_port(text: &str) -> Option<String> {
+    number::<u16>(text).map(|port| format!("port {port}"))
+}
+
+/// What `www.example.org` was meant to be.
+fn as_name(text: &str) -> Option<String> {
+    (text.contains('.') && is_hostname(text)).then(|| format!("host {text}"))
+}
+
+/// What `10.0.0.1:80` was meant to be.
+fn as_endpoint(text: &str) -> Option<String> {
+    let endpoint: SocketAddr = text.parse().ok()?;
+    Some(format!("host {} and port {}", endpoint.ip(), endpoint.port()))
+}
+
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Digits only: the standard parser takes a plus sign too.
+fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
+    if is_digits(text) { text.parse().ok() } else { None }
+}
+
+/// Splits at the first `-` that gives two ports: service names may have a `-` too.
+fn port_pair(text: &str, resolve: impl Fn(&str) -> Option<u16>) -> Option<(u16, u16)> {
+    text.match_indices('-').find_map(|(at, _)| Some((resolve(&text[..at])?, resolve(&text[at + 1..])?)))
+}
+
+fn carries_ports_of(protocol: Option<Protocol>, number: u8) -> bool {
+    protocol.and_then(Protocol::transport).is_none_or(|wanted| wanted == number)
+}
+
+/// Not numeric, and of the characters that occur in names: RFC 1123 section 2.1, and `_`, which DNS has too.
+fn is_hostname(text: &str) -> bool {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    name.len() <= HOSTNAME_BYTES
+        && name.split('.').all(|label| !label.is_empty() && label.len() <= 63)
+        && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_'))
+        && !name.rsplit('.').next().is_none_or(is_digits)
+}
+
+/// An address, or an address and a prefix length. The error is empty or a message of its own.
+fn parse_network(text: &str) -> Result<Network, String> {
+    if text.contains('/') {
+        return parse_partial_network(text);
+    }
+    text.parse().map(Network::host).map_err(|_| without_zone(text))
+}
+
+/// As `parse_network`, and `10.1` is 10.1.0.0/16.
+fn parse_partial_network(text: &str) -> Result<Network, String> {
+    let (address, length) = text.split_once('/').map_or((text, None), |(a, length)| (a, Some(length)));
+    let (address, given_bits) = partial_address(address).ok_or_else(|| without_zone(address))?;
+    let Some(length) = length else { return Network::prefix(address, given_bits).ok_or_else(String::new) };
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    number(length).and_then(|length| Network::prefix(address, length)).ok_or_else(|| {
+        format!("expected a prefix length from 0 to {most} after the `/`, found {}", abridged(length))
+    })
+}
+
+fn without_zone(text: &str) -> String {
+    match text.split_once('%') {
+        Some((address, _)) if address.parse::<IpAddr>().is_ok() => {
+            format!("expected an address without a zone: write {address}")
+        }
+        _ => String::new(),
+    }
+}
+
+/// An address, of which IPv4 may leave out the last bytes, and how many bits were given.
+fn partial_address(text: &str) -> Option<(IpAddr, u32)> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Some((address, if address.is_ipv4() { 32 } else { 128 }));
+    }
+    let mut bytes = [0_u8; 4];
+    let mut given = 0;
+    for part in text.split('.') {
+        *bytes.get_mut(given)? = number(part)?;
+        given += 1;
+    }
+    Some((IpAddr::from(bytes), 8 * u32::try_from(given).ok()?))
+}
+
+fn comm(token: &Token, text: &str) -> Result<Glob, Problem> {
+    let needed: usize = text.chars().filter(|c| *c != '*').map(char::len_utf8).sum();
+    if needed <= COMM_BYTES {
+        return Ok(Glob::new(text));
+    }
+    if text.contains(['*', '?']) {
+        let message =
+            format!("expected a command name of at most {COMM_BYTES} bytes: the kernel keeps no more");
+        return Err(token.problem(message));
+    }
+    // The kernel cuts the name, so the same is done to what it is compared with.
+    let end = (0..=COMM_BYTES).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    Ok(Glob::new(&text[..end]))
+}
+
+/// An inode number, also as /proc/PID/ns/net shows it (`net:[4026531840]`), or a name.
+fn netns(token: &Token, text: &str, literal: bool) -> Result<Test, Problem> {
+    let link = text.strip_prefix("net:[").and_then(|rest| rest.strip_suffix(']'));
+    match link {
+        None if literal || !is_digits(text) => Ok(Test::NetnsName(text.to_owned())),
+        _ => number(link.unwrap_or(text))
+            .map(Test::NetnsInode)
+            .ok_or_else(|| token.unexpected(expected_value(Kind::Netns), String::new())),
+    }
+}

@@ -1,0 +1,237 @@
+//! Loads the object and attaches what this kernel allows.
+
+use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
+use aya::programs::{BtfTracePoint, SchedClassifier, TracePoint};
+use aya::{Ebpf, EbpfLoader};
+use netdiag_ebpf::config::{
+    ERRNO_WORDS, FLAG_ALL, FLAG_COOKIE, FLAG_DROP_REASON, FLAG_DROP_RX_SK, FLAG_RESET_REASON,
+    FLAG_TRACK_PROCESSES,
+};
+use netdiag_ebpf::counters::COUNTER_COUNT;
+
+use super::btf::Btf;
+use super::counters::{self, Counts};
+use super::reasons::Reasons;
+use super::registry::{Attach, PROBES, Probe, Use};
+use super::wire::{Outcome, Wire};
+use super::{KernelError, capabilities, offsets};
+
+/// The eBPF object, compiled from netdiag-ebpf by build.rs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netdiag-ebpf"));
+
+/// Errors of connect, bind, sendto and sendmsg that never reach a state change.
+const RESULT_ERRORS: &[i32] = &[
+    libc::ENETUNREACH,
+    libc::EHOSTUNREACH,
+    libc::EACCES,
+    libc::EPERM,
+    libc::EINVAL,
+    libc::EADDRNOTAVAIL,
+    libc::EADDRINUSE,
+    libc::ENETDOWN,
+];
+
+/// What to load.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Record the connections of followed processes from their start.
+    pub follow_processes: bool,
+    /// Record every connection from its start and send it at its end.
+    pub all: bool,
+}
+
+/// How one probe came out.
+#[derive(Debug, Clone)]
+pub struct ProbeState {
+    pub probe: &'static Probe,
+    /// The alternative that was taken.
+    pub attached: Option<Attach>,
+    /// Why the alternatives before it, or all, failed.
+    pub failures: Vec<(Attach, String)>,
+}
+
+/// The kernel side at work. Dropping it detaches everything: there is no pin.
+pub struct Session {
+    // Dropped before `ebpf`: fields drop in the order of their declaration.
+    wire: Wire,
+    ebpf: Ebpf,
+    counters: PerCpuArray<MapData, [u64; COUNTER_COUNT]>,
+    tracked: BpfHashMap<MapData, u32, u8>,
+    pub probes: Vec<ProbeState>,
+    pub reasons: Reasons,
+    pub absent_fields: Vec<&'static str>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("probes", &self.probes).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Checks rights, resolves the kernel's fields, loads and attaches.
+    pub fn start(options: Options) -> Result<(Self, RingBuf<MapData>), KernelError> {
+        capabilities::require()?;
+        let btf = Btf::vmlinux().map_err(KernelError::NoBtf)?;
+        let offsets = offsets::resolve(&btf)?;
+        let reasons = Reasons::read(&btf);
+        let config = config_bits(&btf, options);
+        let actions = reasons.drop_actions();
+        let errno_mask = errno_mask();
+        let own_netns = own_netns();
+        let mut loader = EbpfLoader::new();
+        let aya_btf = aya::Btf::from_sys_fs()?;
+        let mut ebpf = loader
+            .btf(Some(&aya_btf))
+            .override_global("OFFSETS", offsets.values.as_slice(), true)
+            .override_global("CONFIG", &config, true)
+            .override_global("OWN_NETNS", &own_netns, true)
+            .override_global("DROP_ACTION", actions.as_slice(), true)
+            .override_global("ERRNO_MASK", errno_mask.as_slice(), true)
+            .load(OBJECT)?;
+        let counters = PerCpuArray::try_from(take_map(&mut ebpf, "COUNTERS")?)?;
+        let tracked = BpfHashMap::try_from(take_map(&mut ebpf, "TRACKED")?)?;
+        let ring = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)?;
+        let mut session = Self {
+            wire: Wire::default(),
+            ebpf,
+            counters,
+            tracked,
+            probes: Vec::new(),
+            reasons,
+            absent_fields: offsets.absent,
+        };
+        for probe in PROBES {
+            if probe.when == Use::FollowProcesses && !options.follow_processes {
+                continue;
+            }
+            let state = attach(&mut session.ebpf, probe, &aya_btf);
+            if probe.required && state.attached.is_none() {
+                let why = state.failures.iter().map(|(how, why)| format!("{how}: {why}")).collect::<Vec<_>>();
+                return Err(KernelError::RequiredProbe { probe: probe.name, why: why.join("; ") });
+            }
+            session.probes.push(state);
+        }
+        Ok((session, ring))
+    }
+
+    /// Follows this process and what it starts from now on.
+    pub fn follow(&mut self, tgid: u32) -> Result<(), KernelError> {
+        Ok(self.tracked.insert(tgid, 1, 0)?)
+    }
+
+    pub fn counters(&self) -> Result<Counts, KernelError> {
+        counters::read(&self.counters)
+    }
+
+    /// Names of the probes that this kernel refused.
+    pub fn missing_probes(&self) -> Vec<&'static str> {
+        self.probes.iter().filter(|p| p.attached.is_none()).map(|p| p.probe.program).collect()
+    }
+
+    /// Attaches the tc programs to the interfaces of a network namespace.
+    pub fn watch_wire(&mut self, netns: u64) -> Outcome {
+        self.wire.attach(&mut self.ebpf, netns)
+    }
+
+    /// Where the tc programs are attached.
+    pub fn wire(&self) -> &Wire {
+        &self.wire
+    }
+
+    /// The loaded programs, for their run statistics.
+    pub fn programs(&self) -> impl Iterator<Item = (&str, &aya::programs::Program)> {
+        self.ebpf.programs()
+    }
+}
+
+fn take_map(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map, KernelError> {
+    ebpf.take_map(name).ok_or_else(|| KernelError::Object { what: "map", name: name.to_owned() })
+}
+
+fn config_bits(btf: &Btf, options: Options) -> u32 {
+    let has_param = |tracepoint: &str, param: &str| {
+        btf.tracepoint_params(tracepoint).is_ok_and(|params| params.iter().any(|p| p.name == param))
+    };
+    let position_of_reason =
+        |tracepoint: &str| btf.tracepoint_params(tracepoint).is_ok_and(|params| params.len() > 2);
+    let mut bits = 0;
+    let mut set = |bit: u32, on: bool| {
+        if on {
+            bits |= bit;
+        }
+    };
+    set(FLAG_TRACK_PROCESSES, options.follow_processes);
+    set(FLAG_ALL, options.all);
+    set(FLAG_DROP_REASON, btf.has_type("skb_drop_reason") && position_of_reason("kfree_skb"));
+    set(FLAG_DROP_RX_SK, has_param("kfree_skb", "rx_sk"));
+    set(FLAG_RESET_REASON, btf.has_type("sk_rst_reason") && position_of_reason("tcp_send_reset"));
+    // The helper came to tracing programs together with task storage (5.11).
+    set(FLAG_COOKIE, btf.has_func("bpf_task_storage_get"));
+    bits
+}
+
+fn errno_mask() -> [u64; ERRNO_WORDS] {
+    let mut mask = [0; ERRNO_WORDS];
+    for errno in RESULT_ERRORS {
+        let errno = *errno as usize;
+        if let Some(word) = mask.get_mut(errno / 64) {
+            *word |= 1 << (errno % 64);
+        }
+    }
+    mask
+}
+
+fn own_netns() -> u32 {
+    crate::enrich::netns::current_inode().and_then(|inode| u32::try_from(inode).ok()).unwrap_or(0)
+}
+
+fn attach(ebpf: &mut Ebpf, probe: &'static Probe, btf: &aya::Btf) -> ProbeState {
+    let mut state = ProbeState { probe, attached: None, failures: Vec::new() };
+    for how in probe.alternatives {
+        match attach_as(ebpf, probe.program, *how, btf) {
+            Ok(()) => {
+                state.attached = Some(*how);
+                break;
+            }
+            Err(why) => state.failures.push((*how, why)),
+        }
+    }
+    state
+}
+
+fn attach_as(ebpf: &mut Ebpf, name: &str, how: Attach, btf: &aya::Btf) -> Result<(), String> {
+    let program = ebpf.program_mut(name).ok_or_else(|| "not in the object".to_owned())?;
+    let wrong_type = |error: aya::programs::ProgramError| error.to_string();
+    match how {
+        Attach::BtfTracepoint(tracepoint) => {
+            let program: &mut BtfTracePoint = program.try_into().map_err(wrong_type)?;
+            program.load(tracepoint, btf).map_err(|error| reason(&error))?;
+            program.attach().map_err(|error| reason(&error))?;
+        }
+        Attach::Tracepoint(category, tracepoint) => {
+            let program: &mut TracePoint = program.try_into().map_err(wrong_type)?;
+            program.load().map_err(|error| reason(&error))?;
+            program.attach(category, tracepoint).map_err(|error| reason(&error))?;
+        }
+        Attach::Tc => {
+            let program: &mut SchedClassifier = program.try_into().map_err(wrong_type)?;
+            program.load().map_err(|error| reason(&error))?;
+        }
+    }
+    Ok(())
+}
+
+/// The error with its causes on one line; the verifier's log only when asked for.
+fn reason(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    if std::env::var_os("NETDIAG_VERIFIER_LOG").is_some() {
+        return text;
+    }
+    text.lines().next().unwrap_or_default().to_owned()
+}

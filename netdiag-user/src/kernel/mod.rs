@@ -1,0 +1,14 @@
+//! The border to the kernel: its BTF, what it allows, the programs, and their records as bytes.
+
+pub mod btf;
+pub mod capabilities;
+pub mod counters;
+mod error;
+pub mod loader;
+pub mod offsets;
+pub mod reasons;
+pub mod registry;
+pub mod symbols;
+pub mod wire;
+
+pub use error::KernelError;

@@ -1,0 +1,39 @@
+//! Resolves the table of kernel fields against the running kernel's BTF.
+
+use netdiag_ebpf::fields::{ABSENT, FIELD_COUNT, FIELDS};
+
+use super::KernelError;
+use super::btf::{Btf, BtfError};
+
+/// Byte offsets for the programs, and the fields that this kernel does not have.
+#[derive(Debug, Clone)]
+pub struct Offsets {
+    pub values: [u32; FIELD_COUNT],
+    pub absent: Vec<&'static str>,
+}
+
+/// Looks each field up. A required one that is missing, ambiguous or of another size is an error; an
+/// optional one becomes [`ABSENT`], which switches its branch off in the kernel.
+pub fn resolve(btf: &Btf) -> Result<Offsets, KernelError> {
+    let mut offsets = Offsets { values: [ABSENT; FIELD_COUNT], absent: Vec::new() };
+    for (value, spec) in offsets.values.iter_mut().zip(FIELDS) {
+        match offset_of(btf, spec.path, spec.size) {
+            Ok(offset) => *value = offset,
+            Err(error) if spec.required => return Err(error),
+            Err(_) => offsets.absent.push(spec.path),
+        }
+    }
+    Ok(offsets)
+}
+
+fn offset_of(btf: &Btf, path: &'static str, size: u32) -> Result<u32, KernelError> {
+    let missing = |source| KernelError::MissingField { path, source };
+    let field = btf.field(path).map_err(missing)?;
+    let bit_field = || missing(BtfError::NotFound { what: format!("{path} at a whole byte") });
+    let offset = field.byte_offset().ok_or_else(bit_field)?;
+    let found = field.byte_size().ok_or_else(bit_field)?;
+    if size != 0 && found != size {
+        return Err(KernelError::FieldSize { path, found, expected: size });
+    }
+    Ok(offset)
+}

@@ -1,0 +1,118 @@
+//! Names of drop reasons, reset reasons and socket flags, from the running kernel's enums: the numbers differ
+//! between kernels.
+
+use std::collections::HashMap;
+
+use netdiag_ebpf::config::{DROP_IGNORE, DROP_REASONS, DROP_SEND, DROP_SEND_STACK};
+
+use super::btf::Btf;
+
+/// Reasons that free a packet without loss, or that are told better elsewhere. One that this kernel does not
+/// have is simply not there.
+const NO_LOSS: &[&str] = &[
+    "SKB_CONSUMED",
+    // Data of a socket that was closed, and the queues of a device that goes down.
+    "QUEUE_PURGE",
+    // Old duplicates and the like: TCP at work on a connection that lives.
+    "TCP_OLD_DATA",
+    "TCP_OVERWINDOW",
+    "TCP_OFOMERGE",
+    "TCP_OFO_QUEUE_PRUNE",
+    "TCP_OLD_SEQUENCE",
+    "TCP_OLD_ACK",
+    "TCP_TOO_OLD_ACK",
+    "TCP_ACK_UNSENT_DATA",
+    "TCP_RESET",
+    "TCP_FIN",
+    // Packets for somebody else, seen by promiscuous or multicast devices.
+    "OTHERHOST",
+    "UNHANDLED_PROTO",
+    "IPV6DISABLED_PORT",
+    "PACKET_SOCK_ERROR",
+    // Ordinary end of ICMP and raw packets on old kernels.
+    "NOT_SPECIFIED",
+];
+
+/// Reasons whose kernel stack says more: the netfilter hook.
+const WITH_STACK: &[&str] = &["NETFILTER_DROP", "TC_INGRESS", "TC_EGRESS", "XDP", "BPF_CGROUP_EGRESS"];
+
+/// Name tables of this kernel.
+#[derive(Debug, Clone, Default)]
+pub struct Reasons {
+    drops: HashMap<u32, String>,
+    resets: HashMap<u32, String>,
+    linger_bit: Option<u32>,
+    keepopen_bit: Option<u32>,
+}
+
+impl Reasons {
+    /// Reads the enums. A kernel without one of them gets an empty table for it.
+    pub fn read(btf: &Btf) -> Self {
+        let flag = |wanted: &str| {
+            let values = btf.enum_values("sock_flags").ok()?;
+            values.into_iter().find(|(name, _)| name == wanted).and_then(|(_, n)| u32::try_from(n).ok())
+        };
+        Self {
+            drops: names(btf, "skb_drop_reason", &["SKB_DROP_REASON_", "SKB_"]),
+            resets: names(btf, "sk_rst_reason", &["SK_RST_REASON_"]),
+            linger_bit: flag("SOCK_LINGER"),
+            keepopen_bit: flag("SOCK_KEEPOPEN"),
+        }
+    }
+
+    /// Whether the kernel names drop reasons (5.17).
+    pub fn has_drops(&self) -> bool {
+        !self.drops.is_empty()
+    }
+
+    /// `NETFILTER_DROP` and so on; `reason N` for a number that the kernel's BTF does not name.
+    pub fn drop_name(&self, reason: u32) -> String {
+        self.drops.get(&reason).cloned().unwrap_or_else(|| format!("reason {reason}"))
+    }
+
+    /// Name of a reset reason, `None` for none.
+    pub fn reset_name(&self, reason: u32) -> Option<&str> {
+        self.resets.get(&reason).map(String::as_str)
+    }
+
+    /// Whether `SOCK_LINGER` is set in `sk_flags`; `None` where the kernel's BTF does not name the bit.
+    pub fn has_linger(&self, sk_flags: u64) -> Option<bool> {
+        self.linger_bit.map(|bit| sk_flags >> bit & 1 == 1)
+    }
+
+    /// Whether keepalive is on.
+    pub fn has_keepalive(&self, sk_flags: u64) -> Option<bool> {
+        self.keepopen_bit.map(|bit| sk_flags >> bit & 1 == 1)
+    }
+
+    /// What the programs do with each reason.
+    pub fn drop_actions(&self) -> [u8; DROP_REASONS] {
+        let mut actions = [DROP_SEND; DROP_REASONS];
+        for (number, name) in &self.drops {
+            let Some(action) = actions.get_mut(*number as usize) else { continue };
+            if NO_LOSS.contains(&name.as_str()) {
+                *action = DROP_IGNORE;
+            } else if WITH_STACK.contains(&name.as_str()) {
+                *action = DROP_SEND_STACK;
+            }
+        }
+        // 0 is "not dropped yet"; without any reasons (before 5.17) everything is 0 and must be sent.
+        if self.has_drops() {
+            actions[0] = DROP_IGNORE;
+        }
+        actions
+    }
+}
+
+fn names(btf: &Btf, name: &str, prefixes: &[&str]) -> HashMap<u32, String> {
+    let Ok(values) = btf.enum_values(name) else { return HashMap::new() };
+    values
+        .into_iter()
+        .filter_map(|(name, number)| {
+            let short = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(&name);
+            // SKB_CONSUMED keeps its name: it is no SKB_DROP_REASON.
+            let short = if name == "SKB_CONSUMED" { "SKB_CONSUMED" } else { short };
+            Some((u32::try_from(number).ok()?, short.to_owned()))
+        })
+        .collect()
+}
