@@ -1,0 +1,5 @@
+//! Symptom `local`.
+
+use super::Diagnosis;
+
+pub const ALL: &[Diagnosis] = &[];

@@ -1,0 +1,5 @@
+//! Symptom `reset`.
+
+use super::Diagnosis;
+
+pub const ALL: &[Diagnosis] = &[];

@@ -1,0 +1,5 @@
+//! Symptom `timeout`.
+
+use super::Diagnosis;
+
+pub const ALL: &[Diagnosis] = &[];

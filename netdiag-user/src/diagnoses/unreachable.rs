@@ -1,0 +1,5 @@
+//! Symptom `unreachable`.
+
+use super::Diagnosis;
+
+pub const ALL: &[Diagnosis] = &[];

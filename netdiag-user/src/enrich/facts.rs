@@ -1,0 +1,84 @@
+//! What is true around a connection when it fails, gathered for the diagnoses.
+//!
+//! `None` means "not asked or not known", an empty list "asked, and there is none".
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::links::Link;
+use super::listeners::Listener;
+use super::neighbours::Neighbour;
+use super::process::Process;
+use super::routes::RouteAnswer;
+
+/// A network namespace by inode number and name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetnsFact {
+    pub inode: u64,
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+/// A listener's queues at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueSample {
+    /// `CLOCK_MONOTONIC`.
+    pub time_ns: u64,
+    pub netns: u64,
+    pub local: SocketAddr,
+    /// Connections that wait for accept().
+    pub accept_queue: u32,
+    /// Its bound; the queue is full when `accept_queue` is above it.
+    pub backlog: u32,
+    /// Embryonic connections (SYN_RECV) on that port.
+    pub syn_recv: u32,
+    /// TcpExt counters of that namespace: ListenOverflows, ListenDrops, TCPReqQFullDrop, TCPReqQFullDoCookies...
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// Processes that hold sockets in one state (for exhausted ports) or one address (for "in use").
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    pub process: Option<Process>,
+    pub state: String,
+    pub local: SocketAddr,
+    /// Sockets like this one.
+    pub count: u32,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Facts {
+    /// The connection's namespace by name.
+    pub netns: Option<NetnsFact>,
+    /// Namespaces of this machine that carry the peer's address; `None`: not looked up.
+    pub peer_namespaces: Option<Vec<NetnsFact>>,
+    /// Listeners of this machine on the peer's port, in any namespace.
+    pub listeners: Option<Vec<Listener>>,
+    /// Whether some namespace could not be looked into.
+    pub listeners_incomplete: bool,
+    /// The route to the peer as it is now.
+    pub route: Option<RouteAnswer>,
+    /// The same as `ip route` would print it.
+    pub route_text: Option<String>,
+    /// Whether the namespace has a default route, of the connection's family.
+    pub has_default_route: Option<bool>,
+    /// Interfaces of the connection's namespace.
+    pub links: Option<Vec<Link>>,
+    /// The next hop's neighbour entry.
+    pub neighbour: Option<Neighbour>,
+    /// Settings of the connection's namespace, by name: `net.ipv4.ip_local_port_range`...
+    pub sysctls: BTreeMap<String, String>,
+    /// Settings of the peer's namespace where that is on this machine.
+    pub peer_sysctls: BTreeMap<String, String>,
+    /// The peer's listener, oldest first: at the first SYN retransmit and at the end.
+    pub queue_samples: Vec<QueueSample>,
+    /// Who holds the address or ports, for `local.*`.
+    pub holders: Option<Vec<Holder>>,
+    /// More about the owner.
+    pub process: Option<Process>,
+    /// The name that the process looked the peer up by.
+    pub hostname: Option<String>,
+}

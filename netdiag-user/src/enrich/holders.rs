@@ -1,0 +1,80 @@
+//! Which processes hold a socket open.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::path::Path;
+
+use super::process::{self, Process, pids};
+
+/// More holders of one socket than this are not listed: a server may share its listener with hundreds of
+/// workers.
+pub const MAX_HOLDERS: usize = 64;
+
+/// Finds the processes that hold sockets with these inode numbers, in one pass over `/proc/*/fd`.
+///
+/// A socket without an entry has no holder that this program may see: it is in TIME_WAIT, was closed, is
+/// held only by the kernel, or by a process of another pid namespace. Inode 0 is no socket.
+pub fn owners_of(inodes: &HashSet<u64>) -> HashMap<u64, Vec<Process>> {
+    let mut owners: HashMap<u64, Vec<Process>> = HashMap::new();
+    if inodes.iter().all(|inode| *inode == 0) {
+        return owners;
+    }
+    for pid in pids() {
+        let held = held_by(pid, inodes);
+        if held.is_empty() {
+            continue;
+        }
+        let Some(process) = process::read(pid) else { continue };
+        for inode in held {
+            let list = owners.entry(inode).or_default();
+            if list.len() < MAX_HOLDERS {
+                list.push(process.clone());
+            }
+        }
+    }
+    owners
+}
+
+fn held_by(pid: u32, wanted: &HashSet<u64>) -> HashSet<u64> {
+    let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return HashSet::new() };
+    files
+        .flatten()
+        .filter_map(|file| socket_inode(&file.path()))
+        .filter(|inode| wanted.contains(inode))
+        .collect()
+}
+
+/// `socket:[INODE]` (net/socket.c, `sockfs_dname`).
+fn socket_inode(link: &Path) -> Option<u64> {
+    let target = fs::read_link(link).ok()?;
+    target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::fd::{AsFd, AsRawFd};
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn every_holder_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let again = listener.try_clone().unwrap();
+        let link = format!("/proc/self/fd/{}", again.as_raw_fd());
+        let inode = socket_inode(Path::new(&link)).unwrap();
+        let stdin = Stdio::from(listener.as_fd().try_clone_to_owned().unwrap());
+        let mut child = Command::new("sleep").arg("60").stdin(stdin).spawn().unwrap();
+
+        let owners = owners_of(&HashSet::from([0, 1, inode]));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(owners.len(), 1);
+        // A child that another test is just starting may hold it too, until it executes its program.
+        for pid in [std::process::id(), child.id()] {
+            assert_eq!(owners[&inode].iter().filter(|process| process.pid == pid).count(), 1, "{owners:?}");
+        }
+        assert!(owners_of(&HashSet::new()).is_empty());
+    }
+}

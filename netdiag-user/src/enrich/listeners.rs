@@ -1,0 +1,193 @@
+//! Who listens on a port, and who has an address, in any network namespace of this machine.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use super::error::EnrichError;
+use super::netns::{self, NetnsHandle};
+use super::process::Process;
+use super::sockets::{self, Ports, Protocol, SocketInfo, states};
+use super::{holders, links};
+
+/// A socket that takes connections, or of UDP, datagrams of any sender.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    pub protocol: Protocol,
+    /// Inode number of its network namespace.
+    pub netns: u64,
+    /// The namespace's name below `/run/netns`.
+    pub netns_name: Option<String>,
+    pub local: SocketAddr,
+    /// Whether it takes IPv6 traffic only; `None` of IPv4 sockets.
+    pub v6only: Option<bool>,
+    /// Connections that wait for `accept`; 0 of UDP.
+    pub accept_queue: u32,
+    /// How many may wait; 0 of UDP.
+    pub backlog: u32,
+    /// Index of the interface that it is bound to, 0 if to none.
+    pub interface: u32,
+    /// Inode number of the socket.
+    pub inode: u64,
+    pub cookie: u64,
+    /// Who holds it open, as far as this program may see.
+    pub processes: Vec<Process>,
+}
+
+impl Listener {
+    /// Whether it takes traffic to this address, as far as its own address and family decide.
+    pub fn accepts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        match self.local.ip() {
+            IpAddr::V4(local) => address.is_ipv4() && (local.is_unspecified() || local == address),
+            IpAddr::V6(local) if local.is_unspecified() => address.is_ipv6() || self.v6only == Some(false),
+            IpAddr::V6(local) => local == address,
+        }
+    }
+}
+
+/// What was found in the network namespaces of this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Search<T> {
+    pub found: Vec<T>,
+    /// Not all namespaces were looked into: there are more than [`netns::MAX_NAMESPACES`], or this program may
+    /// not see or enter some.
+    pub incomplete: bool,
+}
+
+/// Finds the sockets that listen on a port, over all network namespaces of this machine.
+pub fn find_listeners(port: u16, protocol: Protocol) -> Search<Listener> {
+    let ports = Some(Ports::local(port));
+    let in_namespace = |netns: &NetnsHandle| match protocol {
+        Protocol::Tcp => sockets::tcp(Some(netns), states::LISTEN, ports),
+        Protocol::Udp => sockets::udp(Some(netns), states::CLOSE, ports),
+    };
+    let Search { found: sockets, incomplete } = everywhere(in_namespace);
+
+    let inodes: HashSet<u64> = sockets.iter().map(|(_, _, socket)| socket.inode).collect();
+    let owners = holders::owners_of(&inodes);
+    let found =
+        sockets.into_iter().map(|(netns, name, socket)| listener(netns, name, &socket, &owners)).collect();
+    Search { found, incomplete }
+}
+
+/// Finds the network namespaces, by inode number, that have this address; loopback addresses are everywhere.
+pub fn who_has_address(address: IpAddr) -> Search<u64> {
+    let Search { found, incomplete } =
+        everywhere(|netns| links::has_address(Some(netns), address).map(|has| has.then_some(())));
+    Search { found: found.into_iter().map(|(netns, _, ())| netns).collect(), incomplete }
+}
+
+fn everywhere<T, I: IntoIterator<Item = T>>(
+    look: impl Fn(&NetnsHandle) -> Result<I, EnrichError>,
+) -> Search<(u64, Option<String>, T)> {
+    let namespaces = netns::all();
+    let mut search = Search { found: Vec::new(), incomplete: namespaces.incomplete };
+    for namespace in namespaces.found {
+        // The process by which it was found may be gone, and the namespace live on by another.
+        let Some(handle) = namespace.open().or_else(|| netns::find(namespace.inode)) else { continue };
+        let Ok(items) = look(&handle) else {
+            search.incomplete = true;
+            continue;
+        };
+        let mut items = items.into_iter().peekable();
+        let name = items.peek().and_then(|_| namespace.name());
+        search.found.extend(items.map(|item| (namespace.inode, name.clone(), item)));
+    }
+    search
+}
+
+fn listener(
+    netns: u64,
+    netns_name: Option<String>,
+    socket: &SocketInfo,
+    owners: &HashMap<u64, Vec<Process>>,
+) -> Listener {
+    let (accept_queue, backlog) = socket.accept_queue().unwrap_or((0, 0));
+    Listener {
+        protocol: socket.protocol,
+        netns,
+        netns_name,
+        local: socket.local,
+        v6only: socket.v6only,
+        accept_queue,
+        backlog,
+        interface: socket.interface,
+        inode: socket.inode,
+        cookie: socket.cookie,
+        processes: owners.get(&socket.inode).cloned().unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, UdpSocket};
+
+    use super::super::testing::TestNetns;
+    use super::*;
+
+    #[test]
+    fn over_two_namespaces() {
+        let (one, two) = (TestNetns::new(), TestNetns::new());
+        let bind = |netns: &TestNetns, address: &'static str| {
+            netns::enter(&netns.handle(), || TcpListener::bind(address).unwrap()).unwrap()
+        };
+        let port = 46123;
+        let _sockets =
+            [bind(&one, "127.0.0.1:46123"), bind(&two, "[::]:46123"), bind(&two, "127.0.0.1:46124")];
+
+        let found = find_listeners(port, Protocol::Tcp).found;
+        assert_eq!(found.len(), 2, "{found:#?}");
+        for (listener, netns) in found.iter().zip([&one, &two]) {
+            assert_eq!(listener.netns, netns.handle().inode());
+            assert_eq!(listener.netns_name.as_ref(), Some(&netns.name));
+            assert_eq!((listener.accept_queue, listener.local.port()), (0, port));
+            assert!(listener.backlog > 0);
+            let pids: Vec<u32> = listener.processes.iter().map(|process| process.pid).collect();
+            // A child that another test is just starting may hold it too, until it executes its program.
+            assert!(pids.contains(&std::process::id()), "{pids:?}");
+        }
+        let accepts = |listener: &Listener, address: &str| listener.accepts(address.parse().unwrap());
+        assert!(accepts(&found[0], "127.0.0.1") && accepts(&found[0], "::ffff:127.0.0.1"));
+        assert!(!accepts(&found[0], "127.0.0.2") && !accepts(&found[0], "::1"));
+        assert!(accepts(&found[1], "::1") && accepts(&found[1], "10.0.0.1"));
+        assert!(find_listeners(port, Protocol::Udp).found.is_empty());
+    }
+
+    #[test]
+    fn udp() {
+        let netns = TestNetns::new();
+        let handle = netns.handle();
+        let (_bound, connected) = netns::enter(&handle, || {
+            let connected = UdpSocket::bind("127.0.0.1:46125").unwrap();
+            connected.connect("127.0.0.1:9").unwrap();
+            (UdpSocket::bind("127.0.0.2:46125").unwrap(), connected)
+        })
+        .unwrap();
+        let found = find_listeners(46125, Protocol::Udp).found;
+        assert_eq!(found.len(), 1, "a connected socket takes its peer's datagrams alone");
+        assert_eq!(found[0].local, "127.0.0.2:46125".parse().unwrap());
+        drop(connected);
+    }
+
+    #[test]
+    fn addresses() {
+        let netns = TestNetns::new();
+        netns.ip("addr add 198.51.100.77/32 dev lo");
+        let inode = netns.handle().inode();
+        assert_eq!(who_has_address("198.51.100.77".parse().unwrap()).found, [inode]);
+        assert!(who_has_address("198.51.100.78".parse().unwrap()).found.is_empty());
+        let everywhere = who_has_address("127.0.0.1".parse().unwrap()).found;
+        assert!(everywhere.contains(&inode));
+    }
+
+    #[test]
+    fn evidence_can_be_saved() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let found = find_listeners(listener.local_addr().unwrap().port(), Protocol::Tcp);
+        assert_eq!(found.found.len(), 1);
+        let text = serde_json::to_string(&found).unwrap();
+        assert_eq!(serde_json::from_str::<Search<Listener>>(&text).unwrap(), found);
+    }
+}

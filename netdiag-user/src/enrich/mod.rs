@@ -1,0 +1,28 @@
+//! What `/proc` and netlink tell about a connection that failed: processes, sockets, routes, neighbours,
+//! interfaces, settings and counters, each in the network namespace where it happened.
+//!
+//! Functions take `Option<&NetnsHandle>`; `None` is the caller's own network namespace. The structs that they
+//! return can be saved and read back. What goes away while it is being read is `None`, missing or an error,
+//! never a panic.
+
+mod cgroup;
+mod error;
+pub mod facts;
+mod fib;
+pub mod holders;
+pub mod links;
+pub mod listeners;
+pub mod neighbours;
+mod netlink;
+pub mod netns;
+pub mod process;
+pub mod route_text;
+pub mod routes;
+pub mod rules;
+pub mod sockets;
+pub mod sysctl;
+pub mod tcp_info;
+#[cfg(test)]
+mod testing;
+
+pub use error::EnrichError;

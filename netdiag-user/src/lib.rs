@@ -1,0 +1,11 @@
+//! netdiag: why did this connection fail?
+//!
+//! Dependencies point one way: `kernel` -> `probes` -> `track` -> `diagnoses` -> `output`; `enrich` serves
+//! `diagnoses`; the binary wires them.
+
+pub mod diagnoses;
+pub mod enrich;
+pub mod filter;
+pub mod kernel;
+pub mod probes;
+pub mod track;

@@ -1,0 +1,181 @@
+//! User side of each probe: bytes of the ring buffer to typed events, with checks. Same file stems as in
+//! netdiag-ebpf.
+//!
+//! Times are nanoseconds of `CLOCK_MONOTONIC`.
+
+mod drop;
+mod error;
+mod icmp;
+mod neighbour;
+mod packet;
+mod process;
+mod reset;
+mod result;
+mod retransmit;
+mod route;
+mod socket;
+mod wire;
+
+use netdiag_ebpf::records::{self, Header, kind};
+use serde::{Deserialize, Serialize};
+
+pub use drop::Drop;
+pub use error::SocketError;
+pub use icmp::IcmpSent;
+pub use neighbour::NeighbourFailed;
+pub use packet::{Direction, Packet, Tuple, protocol};
+pub use process::Exec;
+pub use reset::ResetSent;
+pub use result::{Call, CallFailed};
+pub use retransmit::Suspect;
+pub use route::RouteFailed;
+pub use socket::{Closer, ConnectionEnd, Step, StepKind, TcpState, TcpSummary};
+pub use wire::{Quoted, Wire};
+
+/// A process as the kernel side saw it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// Process id (thread group id) in the initial pid namespace.
+    pub pid: u32,
+    pub tid: u32,
+    pub uid: u32,
+    /// cgroup v2 id.
+    pub cgroup: u64,
+    /// Name of the thread, at most 15 bytes.
+    pub comm: String,
+}
+
+/// One record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Event {
+    Connection(Box<ConnectionEnd>),
+    Suspect(Suspect),
+    Drop(Box<Drop>),
+    CallFailed(CallFailed),
+    RouteFailed(RouteFailed),
+    NeighbourFailed(NeighbourFailed),
+    IcmpSent(IcmpSent),
+    ResetSent(ResetSent),
+    Wire(Wire),
+    SocketError(SocketError),
+    Exec(Exec),
+}
+
+/// A record that this build does not understand: kernel and user side do not fit.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum DecodeError {
+    #[error("record of {0} bytes is shorter than its header")]
+    Short(usize),
+    #[error("record of kind {kind} is {found} bytes, expected {expected}")]
+    Length { kind: u16, found: usize, expected: usize },
+    #[error("unknown record kind {0}")]
+    Kind(u16),
+    #[error("{what} {value} is unknown")]
+    Value { what: &'static str, value: u64 },
+}
+
+/// Record types of `netdiag_ebpf::records`.
+///
+/// # Safety
+/// `repr(C)`, made of integers and arrays of integers only: every bit pattern is a value.
+unsafe trait Plain: Copy {}
+
+macro_rules! plain {
+    ($($t:ident),*) => {
+        // SAFETY: all are repr(C) structs of plain integers, see netdiag-ebpf/src/records.rs.
+        $(unsafe impl Plain for records::$t {})*
+    };
+}
+plain!(
+    Header,
+    ConnectionRecord,
+    SuspectRecord,
+    DropRecord,
+    ResultRecord,
+    RouteRecord,
+    NeighbourRecord,
+    IcmpRecord,
+    ResetRecord,
+    WireRecord,
+    ErrorRecord,
+    ExecRecord
+);
+
+fn read<T: Plain>(kind: u16, bytes: &[u8]) -> Result<T, DecodeError> {
+    if bytes.len() != size_of::<T>() {
+        return Err(DecodeError::Length { kind, found: bytes.len(), expected: size_of::<T>() });
+    }
+    // SAFETY: the length is checked, T is Plain, and the read does not ask for alignment.
+    Ok(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+/// Decodes one item of the ring buffer.
+pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
+    let head = bytes.get(..size_of::<Header>()).ok_or(DecodeError::Short(bytes.len()))?;
+    let header: Header = read(0, head)?;
+    let k = header.kind;
+    Ok(match k {
+        kind::CONNECTION => Event::Connection(Box::new(socket::decode(&read(k, bytes)?)?)),
+        kind::SUSPECT => Event::Suspect(retransmit::decode(&read(k, bytes)?)?),
+        kind::DROP => Event::Drop(Box::new(drop::decode(&read(k, bytes)?)?)),
+        kind::RESULT => Event::CallFailed(result::decode(&read(k, bytes)?)?),
+        kind::ROUTE => Event::RouteFailed(route::decode(&read(k, bytes)?)?),
+        kind::NEIGHBOUR => Event::NeighbourFailed(neighbour::decode(&read(k, bytes)?)?),
+        kind::ICMP_SENT => Event::IcmpSent(icmp::decode(&read(k, bytes)?)?),
+        kind::RESET_SENT => Event::ResetSent(reset::decode(&read(k, bytes)?)?),
+        kind::WIRE => Event::Wire(wire::decode(&read(k, bytes)?)?),
+        kind::ERROR => Event::SocketError(error::decode(&read(k, bytes)?)?),
+        kind::EXEC => Event::Exec(process::decode(&read(k, bytes)?)),
+        other => return Err(DecodeError::Kind(other)),
+    })
+}
+
+/// Text from a NUL-padded field of the kernel.
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+fn owner(raw: &records::Owner) -> Option<Owner> {
+    (raw.tgid != 0).then(|| Owner {
+        pid: raw.tgid,
+        tid: raw.tid,
+        uid: raw.uid,
+        cgroup: raw.cgroup,
+        comm: text(&raw.comm),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn refuses_what_it_does_not_know() {
+        assert_eq!(decode(&[]), Err(DecodeError::Short(0)));
+        let mut bytes = [0u8; 16];
+        bytes[0] = 200;
+        assert_eq!(decode(&bytes), Err(DecodeError::Kind(200)));
+        bytes[0] = kind::DROP as u8;
+        assert!(matches!(decode(&bytes), Err(DecodeError::Length { kind: kind::DROP, found: 16, .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(kind in 0u16..14, mut bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            if bytes.len() > 2 {
+                bytes[..2].copy_from_slice(&kind.to_ne_bytes());
+            }
+            let _ = decode(&bytes);
+        }
+
+        #[test]
+        fn no_connection_record_panics(bytes in proptest::collection::vec(any::<u8>(), size_of::<records::ConnectionRecord>())) {
+            let mut bytes = bytes;
+            bytes[..2].copy_from_slice(&kind::CONNECTION.to_ne_bytes());
+            let _ = decode(&bytes);
+        }
+    }
+}

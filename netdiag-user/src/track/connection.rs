@@ -1,0 +1,89 @@
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::probes::{Call, Closer, Owner, TcpState, TcpSummary, Tuple};
+
+/// Which end opened the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Side {
+    /// This host opened it.
+    Outbound,
+    /// It came to a listener of this host.
+    Inbound,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum End {
+    /// A system call failed at once; no packet of it left the socket layer.
+    CallFailed { call: Call },
+    /// The socket went from this state to the other (CLOSE, or FIN_WAIT1 where the application closed it
+    /// while its data went unanswered).
+    State { from: TcpState, to: TcpState },
+    /// A datagram socket got an error.
+    SocketError,
+}
+
+/// One connection (or one failed call, or one datagram flow) of a process of this machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Connection {
+    /// IP protocol number.
+    pub protocol: u8,
+    pub side: Side,
+    /// As the application saw it; port 0 where it never got one.
+    pub local: SocketAddr,
+    pub peer: SocketAddr,
+    /// Inode number of its network namespace.
+    pub netns: u32,
+    pub cookie: Option<u64>,
+    /// Who opened it; `None` for an accepted connection whose accept was not seen.
+    pub owner: Option<Owner>,
+    pub start_ns: u64,
+    pub end_ns: u64,
+    /// Whether connect() was seen.
+    pub from_start: bool,
+    /// Whether the user asked for it (a followed process, or `--all`).
+    pub asked: bool,
+    pub end: End,
+    /// What the application got; `None` where it got none.
+    pub errno: Option<i32>,
+    /// `sk_err_soft`: an ICMP error that did not kill the socket.
+    pub soft_errno: Option<i32>,
+    pub bound_interface: Option<u32>,
+    /// SO_LINGER is set; `None` where the kernel does not tell.
+    pub linger: Option<bool>,
+    /// SO_KEEPALIVE is set.
+    pub keepalive: Option<bool>,
+    pub tcp: TcpSummary,
+    /// Who closed it, where that was a system call.
+    pub closer: Option<Closer>,
+    pub lost_steps: u32,
+}
+
+impl Connection {
+    /// Local end as source.
+    pub fn tuple(&self) -> Tuple {
+        Tuple { protocol: self.protocol, source: self.local, destination: self.peer }
+    }
+
+    /// From connect() (or the first sign of trouble) to the end.
+    pub fn duration(&self) -> std::time::Duration {
+        std::time::Duration::from_nanos(self.end_ns.saturating_sub(self.start_ns))
+    }
+
+    /// Whether the handshake was ever completed.
+    pub fn was_established(&self) -> bool {
+        match self.end {
+            End::State { from, .. } => !matches!(from, TcpState::SynSent | TcpState::SynRecv | TcpState::Close),
+            End::CallFailed { .. } | End::SocketError => false,
+        }
+    }
+
+    /// Whether it ended in SYN_SENT.
+    pub fn died_connecting(&self) -> bool {
+        matches!(self.end, End::State { from: TcpState::SynSent, .. })
+    }
+}

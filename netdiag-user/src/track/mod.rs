@@ -1,0 +1,14 @@
+//! Records to connections with a timeline.
+//!
+//! [`Tracker`] keeps a bounded window of what was seen and, when a connection ends badly, gathers everything
+//! that belongs to it: its own steps, drops, resets, wire packets, ICMP, route and neighbour failures.
+
+mod connection;
+mod hook;
+mod timeline;
+mod tracker;
+
+pub use connection::{Connection, End, Side};
+pub use hook::{Hook, hook_of};
+pub use timeline::{Moment, Place, What};
+pub use tracker::{Limits, Tracker};

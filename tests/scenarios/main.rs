@@ -1,0 +1,23 @@
+//! The fault scenarios: one module a symptom, one table of scenarios each.
+
+mod harness;
+mod healthy;
+mod local;
+mod refused;
+mod reset;
+mod skips;
+mod timeout;
+mod unreachable;
+
+fn main() -> std::process::ExitCode {
+    let scenarios = [
+        harness::SCENARIOS,
+        refused::SCENARIOS,
+        timeout::SCENARIOS,
+        unreachable::SCENARIOS,
+        reset::SCENARIOS,
+        local::SCENARIOS,
+        healthy::SCENARIOS,
+    ];
+    netdiag_tests::scenario::main(&scenarios, skips::EXPECTED)
+}

@@ -1,0 +1,67 @@
+//! Which tc programs and qdiscs a namespace has, to show that netdiag leaves none behind.
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+use nix::net::if_::if_nameindex;
+
+use crate::net::Namespace;
+use crate::process::run;
+use crate::tools;
+
+const BPF_PROG_QUERY: libc::c_long = 16;
+/// `BPF_TCX_INGRESS` and `BPF_TCX_EGRESS` (include/uapi/linux/bpf.h, from Linux 6.6).
+const TCX: [(u32, &str); 2] = [(46, "ingress"), (47, "egress")];
+
+/// The first fields of `union bpf_attr` for `BPF_PROG_QUERY`, zero to the end.
+#[repr(C, align(8))]
+#[derive(Debug, Default)]
+struct ProgQuery {
+    target_ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    count: u32,
+    _padding: u32,
+    _rest: [u64; 4],
+}
+
+/// The tc hooks of `namespace`, or of the caller's own: clsact and ingress qdiscs, cls filters on
+/// them, and TCX programs; one line each.
+///
+/// # Errors
+/// When the namespace cannot be entered or has no readable interfaces.
+pub fn present(namespace: Option<&Namespace>) -> Result<BTreeSet<String>> {
+    let (mut found, qdiscs) = match namespace {
+        Some(namespace) => (namespace.enter(tcx)??, namespace.run(&["tc", "qdisc", "show"])?.stdout),
+        None => {
+            let mut command = std::process::Command::new(tools::path("tc"));
+            command.args(["qdisc", "show"]);
+            (tcx()?, run(command, std::time::Duration::from_secs(5))?.stdout)
+        }
+    };
+    let hook = |line: &&str| line.contains(" clsact ") || line.contains(" ingress ");
+    found.extend(qdiscs.lines().filter(hook).map(|line| line.trim().to_owned()));
+    Ok(found)
+}
+
+/// TCX programs on the interfaces of the calling thread's namespace.
+fn tcx() -> Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    for interface in &if_nameindex()? {
+        for (attach_type, direction) in TCX {
+            let mut query = ProgQuery { target_ifindex: interface.index(), attach_type, ..ProgQuery::default() };
+            // SAFETY: the pointer and size describe one zero-padded `bpf_attr` prefix that lives
+            // for the call; with prog_ids null the kernel writes only counts and the revision,
+            // all within it.
+            let result =
+                unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<ProgQuery>()) };
+            // A kernel without TCX says EINVAL, and has none.
+            if result == 0 && query.count > 0 {
+                found.insert(format!("{} tcx {direction}: {} programs", interface.name().to_string_lossy(), query.count));
+            }
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,97 @@
+//! `netdiag run -- COMMAND`.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::report::{Report, state};
+use crate::hooks;
+use crate::net::{Namespace, Topology};
+use crate::process;
+
+const LIMIT: Duration = Duration::from_secs(40);
+
+/// One run of a command under netdiag.
+#[derive(Debug)]
+pub struct Run<'a> {
+    client: &'a Namespace,
+    namespaces: Vec<&'a Namespace>,
+    outside: bool,
+    options: Vec<String>,
+    limit: Duration,
+}
+
+impl<'a> Run<'a> {
+    /// netdiag and the command are both inside `client`.
+    pub fn inside(client: &'a Namespace) -> Self {
+        Self { client, namespaces: vec![client], outside: false, options: Vec::new(), limit: LIMIT }
+    }
+
+    /// netdiag is on the host, and the command enters `client` by `ip netns exec`.
+    pub fn outside(client: &'a Namespace) -> Self {
+        Self { outside: true, ..Self::inside(client) }
+    }
+
+    /// Shows these namespaces too when something is not as expected.
+    #[must_use]
+    pub fn showing(mut self, namespaces: &[&'a Namespace]) -> Self {
+        self.namespaces.extend(namespaces);
+        self
+    }
+
+    /// Options for `netdiag run`, before the `--`.
+    #[must_use]
+    pub fn options(mut self, options: &[&str]) -> Self {
+        self.options.extend(options.iter().map(|option| (*option).to_owned()));
+        self
+    }
+
+    /// Another limit than 40 s.
+    #[must_use]
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Errors
+    /// When netdiag cannot be started, does not end, writes no report or one that breaks the
+    /// contract, or leaves a tc hook behind.
+    pub fn command(self, words: &[String]) -> Result<Report> {
+        let directory = tempfile::tempdir()?;
+        let file = directory.path().join("report.jsonl");
+        let binary = super::binary().context("no netdiag binary; build it or set NETDIAG_BIN")?;
+        let mut command =
+            if self.outside { Command::new(binary) } else { self.client.command(&binary.to_string_lossy()) };
+        command.args(["run", "--format", "json", "--output"]).arg(&file).args(&self.options).arg("--");
+        if self.outside {
+            command.arg(crate::tools::path("ip")).args(["netns", "exec", self.client.name()]);
+        }
+        command.args(words).env("NO_COLOR", "1").env("RUST_BACKTRACE", "1");
+
+        let before = self.hooks()?;
+        let output = process::run(command, self.limit)?;
+        let state = state(&self.namespaces);
+        let code = output.code();
+        let report = Report::read(&file, code, output.stdout, output.stderr, state)?;
+        let after = self.hooks()?;
+        ensure!(before == after, "tc hooks were {before:?}, now are {after:?}\n{}", report.dump());
+        Ok(report)
+    }
+
+    fn hooks(&self) -> Result<Vec<std::collections::BTreeSet<String>>> {
+        self.namespaces.iter().map(|namespace| hooks::present(Some(namespace))).collect()
+    }
+}
+
+impl Topology {
+    /// The command inside the client's namespace, under a netdiag that is there too.
+    ///
+    /// # Errors
+    /// As [`Run::command`].
+    pub fn netdiag_run(&self, words: &[String]) -> Result<Report> {
+        Run::inside(&self.client).showing(&[&self.router, &self.server]).command(words)
+    }
+}

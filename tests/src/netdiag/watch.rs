@@ -1,0 +1,105 @@
+//! `netdiag watch [FILTER]`.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use super::report::{Report, parse, state};
+use crate::net::Namespace;
+use crate::process::Process;
+
+const START_LIMIT: Duration = Duration::from_secs(20);
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// A `netdiag watch` on the host, which sees every namespace.
+#[derive(Debug)]
+pub struct Watch<'a> {
+    process: Process,
+    namespaces: Vec<&'a Namespace>,
+    directory: TempDir,
+}
+
+impl<'a> Watch<'a> {
+    /// Starts it on the host and waits until it watches. The report will hold what happens in
+    /// `namespaces` only.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not say that it is ready.
+    pub fn start(namespaces: &[&'a Namespace], arguments: &[&str]) -> Result<Self> {
+        Self::launch(Command::new(binary()?), namespaces, arguments)
+    }
+
+    /// Starts it inside a namespace.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_inside(
+        inside: &'a Namespace,
+        namespaces: &[&'a Namespace],
+        arguments: &[&str],
+    ) -> Result<Self> {
+        Self::launch(inside.command(&binary()?.to_string_lossy()), namespaces, arguments)
+    }
+
+    fn launch(mut command: Command, namespaces: &[&'a Namespace], arguments: &[&str]) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        command.args(["watch", "--format", "json", "--output"]).arg(directory.path().join("report.jsonl"));
+        command.args(arguments).env("NO_COLOR", "1").env("RUST_BACKTRACE", "1");
+        let process = Process::spawn(command)?;
+        process.wait_for_error_line("netdiag: watching", START_LIMIT)?;
+        Ok(Self { process, namespaces: namespaces.to_vec(), directory })
+    }
+
+    fn file(&self) -> PathBuf {
+        self.directory.path().join("report.jsonl")
+    }
+
+    /// Waits until a diagnosis with this code was written.
+    ///
+    /// # Errors
+    /// When it does not come within `limit`.
+    pub fn wait_for(&self, code: &str, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let text = std::fs::read_to_string(self.file()).unwrap_or_default();
+            // The last line may be half written.
+            let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+            if parse(whole)?.iter().any(|object| object["code"] == code) {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "no {code} within {limit:?}; so far:\n{text}\n-- stderr --\n{}\n{}",
+                self.process.stderr(),
+                state(&self.namespaces)
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Stops it as Ctrl-C does and reads its report.
+    ///
+    /// # Errors
+    /// When it does not end in time or wrote no report.
+    pub fn stop(self) -> Result<Report> {
+        let file = self.file();
+        let Self { process, namespaces, directory } = self;
+        process.signal(Signal::SIGINT)?;
+        let state = state(&namespaces);
+        let output = process.wait(STOP_LIMIT)?;
+        let code = output.code();
+        let mut report = Report::read(&file, code, output.stdout, output.stderr, state)?;
+        drop(directory);
+        let inodes: Vec<u64> = namespaces.iter().map(|namespace| namespace.inode()).collect();
+        report.keep_only(&inodes);
+        Ok(report)
+    }
+}
+
+fn binary() -> Result<PathBuf> {
+    super::binary().context("no netdiag binary; build it or set NETDIAG_BIN")
+}

@@ -1,0 +1,148 @@
+//! Runs the scenarios as tests: a time limit each, skips that must be expected, nothing left behind.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+use super::needs::netdiag_missing;
+use super::{ExpectedSkip, Scenario, Shows, Skip};
+use crate::{hooks, net};
+
+/// Scenarios wait most of the time, so more of them run than there are processors.
+const THREADS: usize = 3;
+/// How long a hanging scenario has to unwind after its processes were killed.
+const UNWIND: Duration = Duration::from_secs(5);
+
+/// Runs what the command line selects out of `scenarios`; `expected` lists the skips that are all right.
+pub fn main(scenarios: &[&'static [Scenario]], expected: &'static [ExpectedSkip]) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(THREADS);
+    let all: Vec<Scenario> = scenarios.iter().flat_map(|group| group.iter().copied()).collect();
+    if let Some(name) = first_duplicate(&all) {
+        eprintln!("two scenarios are called {name}");
+        return ExitCode::FAILURE;
+    }
+    let trials = all.into_iter().map(|scenario| trial(scenario, expected)).collect();
+    if arguments.list {
+        return libtest_mimic::run(&arguments, trials).exit_code();
+    }
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("scenarios make network namespaces: run them as root");
+        return ExitCode::FAILURE;
+    }
+    net::remove_orphans();
+    let before = hooks::present(None).unwrap_or_default();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    let leaks = leaks(&before);
+    for leak in &leaks {
+        eprintln!("LEAK {leak}");
+    }
+    if leaks.is_empty() { conclusion.exit_code() } else { ExitCode::from(101) }
+}
+
+fn first_duplicate(scenarios: &[Scenario]) -> Option<String> {
+    let mut names = BTreeSet::new();
+    scenarios.iter().map(Scenario::full_name).find(|name| !names.insert(name.clone()))
+}
+
+fn trial(scenario: Scenario, expected: &'static [ExpectedSkip]) -> Trial {
+    let name = scenario.full_name();
+    Trial::ignorable_test(name.clone(), move || match run_within_limit(&scenario) {
+        Ok(()) => Ok(Completion::Completed),
+        Err(error) => match error.downcast_ref::<Skip>() {
+            Some(Skip(reason)) => judge_skip(&name, reason, expected),
+            None => Err(Failed::from(format!("{error:#}"))),
+        },
+    })
+}
+
+fn judge_skip(name: &str, reason: &str, expected: &[ExpectedSkip]) -> Result<Completion, Failed> {
+    let kernel = kernel_release();
+    eprintln!("SKIP {name}: {reason}");
+    if expected.iter().any(|skip| skip.covers(&kernel, name)) {
+        return Ok(Completion::ignored_with(reason));
+    }
+    Err(Failed::from(format!("skipped on {kernel}, which scenarios/skips.rs does not expect: {reason}")))
+}
+
+fn kernel_release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+}
+
+/// What the scenario itself said, or that it panicked or took too long.
+fn run_within_limit(scenario: &Scenario) -> Result<()> {
+    let (report, result) = mpsc::channel();
+    let body = *scenario;
+    let thread = thread::Builder::new().name(scenario.full_name()).spawn(move || {
+        let outcome = catch_unwind(AssertUnwindSafe(|| attempt(&body)));
+        let _ = report.send(outcome.unwrap_or_else(|panic| Err(anyhow!("panicked: {}", panic_text(&*panic)))));
+    })?;
+    match result.recv_timeout(scenario.limit) {
+        Ok(outcome) => {
+            let _ = thread.join();
+            outcome
+        }
+        Err(_) => {
+            net::kill_processes_of_thread(thread.thread().id());
+            let late = result.recv_timeout(UNWIND);
+            let said = match late {
+                Ok(Err(error)) => format!("; after its processes were killed it said: {error:#}"),
+                Ok(Ok(())) => "; it ended when its processes were killed".to_owned(),
+                Err(_) => "; it hangs even now".to_owned(),
+            };
+            Err(anyhow!("took longer than {:?}{said}", scenario.limit))
+        }
+    }
+}
+
+fn attempt(scenario: &Scenario) -> Result<()> {
+    if scenario.shows != Shows::Harness
+        && let Some(reason) = netdiag_missing()
+    {
+        return super::skip(reason);
+    }
+    if let Some(reason) = scenario.needs.iter().find_map(|need| need.missing()) {
+        return super::skip(reason);
+    }
+    (scenario.run)()
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+}
+
+/// What the scenarios left behind; namespaces among it are removed.
+fn leaks(hooks_before: &BTreeSet<String>) -> Vec<String> {
+    let mut leaks = Vec::new();
+    for name in net::leftovers() {
+        net::remove(&name);
+        leaks.push(format!("namespace {name}"));
+    }
+    match hooks::present(None) {
+        Ok(now) => leaks.extend(now.difference(hooks_before).map(|hook| format!("tc hook {hook}"))),
+        Err(error) => leaks.push(format!("tc hooks could not be read: {error:#}")),
+    }
+    leaks.extend(children().into_iter().map(|child| format!("process {child}")));
+    leaks
+}
+
+/// Children of this process that nobody waited for.
+fn children() -> Vec<String> {
+    let own = std::process::id().to_string();
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let stats = entries.flatten().filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
+    stats
+        .filter_map(|stat| {
+            // pid (comm) state ppid; the name may hold spaces and parentheses.
+            let (head, tail) = stat.rsplit_once(')')?;
+            (tail.split_whitespace().nth(1)? == own).then(|| format!("{head})"))
+        })
+        .collect()
+}

@@ -1,0 +1,57 @@
+//! The project's own commands: `cargo xtask setup | build | run | test | demo`.
+
+mod build;
+mod cmd;
+mod count;
+mod demo;
+mod run;
+mod setup;
+mod test;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Set up, build, run and test netdiag.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Find or install what compiling and testing need: an eBPF compiler and linker, and network tools
+    Setup(setup::Args),
+    /// Build the netdiag binary
+    Build(build::Args),
+    /// Build netdiag and run it as root: cargo xtask run -- triage example.org
+    Run(run::Args),
+    /// Run every check and test; the last line is "N passed, N failed"
+    Test(test::Args),
+    /// Break three networks in namespaces and let netdiag say why
+    Demo(demo::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Setup(args) => setup::main(&args),
+        Command::Build(args) => build::main(&args),
+        Command::Run(args) => run::main(&args),
+        Command::Test(args) => test::main(&args),
+        Command::Demo(args) => demo::main(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::from(2)
+    })
+}
+
+/// The root of the workspace.
+fn root() -> &'static Path {
+    let manifest_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest_dir.parent().unwrap_or(manifest_dir)
+}
