@@ -115,6 +115,7 @@ fields! {
     SocketSk = "socket.sk", 8, optional;
     RegsDi = "pt_regs.di", 8, optional;
     RegsSi = "pt_regs.si", 8, optional;
+    RegsOrigAx = "pt_regs.orig_ax", 8, optional;
     RegsR8 = "pt_regs.r8", 8, optional;
 }
 

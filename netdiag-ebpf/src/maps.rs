@@ -27,6 +27,10 @@ static DROP_ACTION: [u8; DROP_REASONS] = [DROP_SEND; DROP_REASONS];
 #[unsafe(no_mangle)]
 static ERRNO_MASK: [u64; ERRNO_WORDS] = [0; ERRNO_WORDS];
 
+/// Numbers of connect, bind, sendto and sendmsg on this architecture, in the order of `records::call`.
+#[unsafe(no_mangle)]
+static SOCKET_CALLS: [u32; 4] = [u32::MAX; 4];
+
 /// Records for user space.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
@@ -132,6 +136,20 @@ pub fn errno_wanted(errno: u32) -> bool {
     // SAFETY: bounded above, for the verifier as in `drop_action`.
     let bits = unsafe { read_volatile(addr_of!(ERRNO_MASK).cast::<u64>().add(word)) };
     bits >> (errno % 64) & 1 == 1
+}
+
+/// Which of `records::call` a system call's number is.
+#[inline(always)]
+pub fn socket_call(number: u32) -> Option<u32> {
+    let mut index = 0;
+    while index < 4 {
+        // SAFETY: in bounds; volatile as in `offset`.
+        if unsafe { read_volatile(addr_of!(SOCKET_CALLS[index])) } == number {
+            return Some(index as u32 + 1);
+        }
+        index += 1;
+    }
+    None
 }
 
 #[inline(always)]

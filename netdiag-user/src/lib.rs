@@ -4,8 +4,10 @@
 //! `diagnoses`; the binary wires them.
 
 pub mod diagnoses;
+pub mod engine;
 pub mod enrich;
 pub mod filter;
 pub mod kernel;
+pub mod output;
 pub mod probes;
 pub mod track;

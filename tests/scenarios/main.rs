@@ -1,5 +1,6 @@
 //! The fault scenarios: one module a symptom, one table of scenarios each.
 
+mod cli;
 mod harness;
 mod healthy;
 mod local;
@@ -18,6 +19,7 @@ fn main() -> std::process::ExitCode {
         reset::SCENARIOS,
         local::SCENARIOS,
         healthy::SCENARIOS,
+        cli::SCENARIOS,
     ];
     netdiag_tests::scenario::main(&scenarios, skips::EXPECTED)
 }

@@ -1,8 +1,9 @@
 //! Probe `process`: the process tree that `run` follows. Attached by `run` only.
 //!
-//! Hooks: `sched_process_fork`, `_exec`, `_exit` (kernel/fork.c, fs/exec.c, kernel/exit.c), tp_btf. A child
+//! Hooks: `sched_process_fork`, `_exec`, `_free` (kernel/fork.c, fs/exec.c, kernel/exit.c), tp_btf. A child
 //! of a followed process is followed, whatever session, namespace or program it moves to. An exec in another
-//! network namespace is told to user space, which then attaches the tc programs there.
+//! network namespace is told to user space, which then attaches the tc programs there. `_free` rather than
+//! `_exit`: that one comes before the exiting process' sockets are closed.
 
 use core::ffi::c_void;
 
@@ -43,12 +44,11 @@ pub fn sched_process_exec(_ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-#[btf_tracepoint(function = "sched_process_exit")]
-pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
+#[btf_tracepoint(function = "sched_process_free")]
+pub fn sched_process_free(ctx: BtfTracePointContext) -> i32 {
     let task: *const c_void = ctx.arg(0);
     // SAFETY: the tp_btf argument, never null in this tracepoint.
     let (pid, tgid) = unsafe { (load::<u32>(task, Field::TaskPid), load::<u32>(task, Field::TaskTgid)) };
-    // The sockets that exit closes are closed after this point: they were marked when they were opened.
     if pid == tgid {
         let _ = TRACKED.remove(tgid);
     }

@@ -1,24 +1,26 @@
 //! Probe `result`: system calls that failed at once.
 //!
 //! ENETUNREACH, EADDRNOTAVAIL, EPERM and their like never reach a state change: only the call's result tells.
-//! Hooks: the tracepoints `syscalls:sys_exit_connect`, `_bind`, `_sendto`, `_sendmsg`. The arguments are read
-//! from the task's saved registers, so nothing runs at entry. A success costs one comparison. (fexit on
-//! `__sys_connect_file` would see io_uring as well, but not every kernel allows it.)
+//! Hooks: for the whole machine the tracepoints `syscalls:sys_exit_connect`, `_bind`, `_sendto`, `_sendmsg`;
+//! where processes are followed, or tracefs is not mounted, tp_btf `sys_exit`. The first cost nothing on other
+//! system calls but 75 ms each to detach; the second is gone at once but runs for every system call (a
+//! comparison for those that succeed). The arguments are read from the task's saved registers, so nothing
+//! runs at entry. (fexit on `__sys_connect_file` would see io_uring as well, but not every kernel allows it.)
 
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::{bpf_probe_read_user, bpf_task_pt_regs};
-use aya_ebpf::macros::tracepoint;
-use aya_ebpf::programs::TracePointContext;
+use aya_ebpf::macros::{btf_tracepoint, tracepoint};
+use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use netdiag_ebpf::config::FLAG_TRACK_PROCESSES;
 use netdiag_ebpf::counters::Counter;
 use netdiag_ebpf::fields::Field;
 use netdiag_ebpf::records::{ResultRecord, Tuple, call, kind, socket_flag};
 
 use crate::kernel::{probe, sock, task};
-use crate::maps::{TRACKED, config, count, errno_wanted, permit, send};
+use crate::maps::{TRACKED, config, count, errno_wanted, permit, send, socket_call};
 
 /// `ret` in the record of a sys_exit tracepoint: after the common fields and the call's number.
 const RET_OFFSET: usize = 16;
@@ -42,6 +44,20 @@ pub fn sys_exit_sendto(ctx: TracePointContext) -> u32 {
 #[tracepoint]
 pub fn sys_exit_sendmsg(ctx: TracePointContext) -> u32 {
     result(&ctx, call::SENDMSG)
+}
+
+#[btf_tracepoint(function = "sys_exit")]
+pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
+    let ret: i64 = ctx.arg(1);
+    if ret >= 0 || !errno_wanted((-ret) as u32) {
+        return 0;
+    }
+    let regs: *const c_void = ctx.arg(0);
+    let Some(number) = probe::<u64>(regs, Field::RegsOrigAx) else { return 0 };
+    if let Some(which) = socket_call(number as u32) {
+        failed(which, (-ret) as u32);
+    }
+    0
 }
 
 #[inline(always)]

@@ -122,8 +122,19 @@ fn passed(sk: *const c_void, old: u8, new: u8) {
 #[inline(always)]
 fn abandoned(sk: *const c_void, old: u8, new: u8) {
     if let Some(entry) = entry_of(sk) {
+        ask_if_tracked(entry);
         add_step(sk, entry, step::STATE, (old as u16) << 8 | new as u16, 0);
         send_connection(sk, entry, old, new, true);
+        // Told: its end in CLOSE is no second failure.
+        entry.flags &= !socket_flag::ASKED;
+    }
+}
+
+/// A socket that came through accept() or was open before is asked for if a followed process closes it.
+#[inline(always)]
+fn ask_if_tracked(entry: &mut SocketEntry) {
+    if config() & FLAG_TRACK_PROCESSES != 0 && TRACKED.get_ptr(task::tgid()).is_some() {
+        entry.flags |= socket_flag::ASKED;
     }
 }
 
@@ -143,6 +154,9 @@ fn closed(sk: *const c_void, old: u8) {
         },
         None => return,
     };
+    if abrupt && err == 0 {
+        ask_if_tracked(entry);
+    }
     if abrupt || entry.flags & socket_flag::ASKED != 0 {
         if entry.flags & socket_flag::TIMELINE != 0 || entry.flags & socket_flag::ASKED != 0 {
             add_step(sk, entry, step::STATE, (old as u16) << 8 | state::CLOSE as u16, 0);

@@ -37,7 +37,10 @@ pub struct Evidence {
 
 impl Evidence {
     /// Moments that `pick` maps to something.
-    pub fn find<'a, T>(&'a self, pick: impl Fn(&'a What) -> Option<T> + 'a) -> impl Iterator<Item = (u64, T)> + 'a {
+    pub fn find<'a, T>(
+        &'a self,
+        pick: impl Fn(&'a What) -> Option<T> + 'a,
+    ) -> impl Iterator<Item = (u64, T)> + 'a {
         self.timeline.iter().filter_map(move |m| pick(&m.what).map(|t| (m.time_ns, t)))
     }
 
@@ -48,7 +51,10 @@ impl Evidence {
 
     /// Retransmits after the handshake.
     pub fn data_retransmits(&self) -> usize {
-        self.find(|w| matches!(w, What::Retransmit { state, .. } if *state != TcpState::SynSent).then_some(())).count()
+        self.find(|w| {
+            matches!(w, What::Retransmit { state, .. } if *state != TcpState::SynSent).then_some(())
+        })
+        .count()
     }
 
     /// Packets of this connection that this machine dropped: (time, moment).

@@ -149,7 +149,12 @@ pub struct Finding {
 }
 
 impl Finding {
-    pub fn new(confidence: Confidence, place: Where, headline: impl Into<String>, cause: impl Into<String>) -> Self {
+    pub fn new(
+        confidence: Confidence,
+        place: Where,
+        headline: impl Into<String>,
+        cause: impl Into<String>,
+    ) -> Self {
         Self {
             confidence,
             headline: headline.into(),

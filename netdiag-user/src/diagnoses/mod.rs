@@ -5,9 +5,11 @@ mod finding;
 mod local;
 mod refused;
 mod reset;
+#[cfg(test)]
+mod testing;
 mod timeout;
 mod unreachable;
-mod words;
+pub(crate) mod words;
 
 pub use evidence::{Coverage, Evidence};
 pub use finding::{Confidence, Finding, FirewallFact, NextStep, Stage, Verdict, Where, WhereSide};

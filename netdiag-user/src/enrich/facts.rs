@@ -41,8 +41,11 @@ pub struct QueueSample {
 /// Processes that hold sockets in one state (for exhausted ports) or one address (for "in use").
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
+    /// One of those that hold it; `None` where no process does (TIME_WAIT), or none that may be seen.
     pub process: Option<Process>,
+    /// As the kernel names it: `LISTEN`, `ESTABLISHED`, `TIME_WAIT`; an unconnected UDP socket is in `CLOSE`.
     pub state: String,
+    /// Port 0 where the sockets have several.
     pub local: SocketAddr,
     /// Sockets like this one.
     pub count: u32,
@@ -53,11 +56,13 @@ pub struct Holder {
 pub struct Facts {
     /// The connection's namespace by name.
     pub netns: Option<NetnsFact>,
-    /// Namespaces of this machine that carry the peer's address; `None`: not looked up.
+    /// Namespaces of this machine that carry the peer's address, the connection's own alone where it does;
+    /// `None`: not looked up.
     pub peer_namespaces: Option<Vec<NetnsFact>>,
     /// Listeners of this machine on the peer's port, in any namespace.
     pub listeners: Option<Vec<Listener>>,
-    /// Whether some namespace could not be looked into.
+    /// Whether a namespace that may matter for the two above could not be looked into: where the connection's
+    /// own has the peer's address, others do not matter.
     pub listeners_incomplete: bool,
     /// The route to the peer as it is now.
     pub route: Option<RouteAnswer>,

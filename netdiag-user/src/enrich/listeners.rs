@@ -38,12 +38,17 @@ pub struct Listener {
 impl Listener {
     /// Whether it takes traffic to this address, as far as its own address and family decide.
     pub fn accepts(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        match self.local.ip() {
-            IpAddr::V4(local) => address.is_ipv4() && (local.is_unspecified() || local == address),
-            IpAddr::V6(local) if local.is_unspecified() => address.is_ipv6() || self.v6only == Some(false),
-            IpAddr::V6(local) => local == address,
-        }
+        accepts(self.local.ip(), self.v6only, address)
+    }
+}
+
+/// Whether a socket that is bound to `local` takes traffic to `address`.
+pub(super) fn accepts(local: IpAddr, v6only: Option<bool>, address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    match local {
+        IpAddr::V4(local) => address.is_ipv4() && (local.is_unspecified() || local == address),
+        IpAddr::V6(local) if local.is_unspecified() => address.is_ipv6() || v6only == Some(false),
+        IpAddr::V6(local) => local == address,
     }
 }
 
@@ -77,6 +82,20 @@ pub fn who_has_address(address: IpAddr) -> Search<u64> {
     let Search { found, incomplete } =
         everywhere(|netns| links::has_address(Some(netns), address).map(|has| has.then_some(())));
     Search { found: found.into_iter().map(|(netns, _, ())| netns).collect(), incomplete }
+}
+
+/// Finds the network namespaces, by inode number, that take what the namespace `from` sends to `peer`.
+///
+/// That is `from` alone if the address is its own (the local table comes first) or no address at all, which
+/// stands for loopback; else all others that have the address, of which routing chooses.
+pub fn where_is(peer: IpAddr, from: u64) -> Search<u64> {
+    let peer = peer.to_canonical();
+    let own =
+        || netns::find(from).is_some_and(|netns| links::has_address(Some(&netns), peer).is_ok_and(|has| has));
+    match peer.is_loopback() || peer.is_unspecified() || own() {
+        true => Search { found: vec![from], incomplete: false },
+        false => who_has_address(peer),
+    }
 }
 
 fn everywhere<T, I: IntoIterator<Item = T>>(
@@ -180,6 +199,22 @@ mod tests {
         assert!(who_has_address("198.51.100.78".parse().unwrap()).found.is_empty());
         let everywhere = who_has_address("127.0.0.1".parse().unwrap()).found;
         assert!(everywhere.contains(&inode));
+    }
+
+    #[test]
+    fn an_own_address_never_leaves_the_namespace() {
+        let (one, two) = (TestNetns::new(), TestNetns::new());
+        for netns in [&one, &two] {
+            netns.ip("addr add 198.51.100.79/32 dev lo");
+        }
+        let (one, two) = (one.handle().inode(), two.handle().inode());
+        let find = |peer: &str, from| where_is(peer.parse().unwrap(), from).found;
+        assert_eq!(find("198.51.100.79", one), [one]);
+        assert_eq!(find("::ffff:198.51.100.79", two), [two]);
+        assert_eq!(find("127.0.0.9", two), [two]);
+        assert_eq!(find("0.0.0.0", two), [two]);
+        let from_outside = find("198.51.100.79", netns::current_inode().unwrap());
+        assert!(from_outside.len() == 2 && from_outside.contains(&one) && from_outside.contains(&two));
     }
 
     #[test]

@@ -31,6 +31,14 @@ const RESULT_ERRORS: &[i32] = &[
     libc::ENETDOWN,
 ];
 
+/// In the order of `netdiag_ebpf::records::call`.
+static SOCKET_CALLS: [u32; 4] = [
+    libc::SYS_connect as u32,
+    libc::SYS_bind as u32,
+    libc::SYS_sendto as u32,
+    libc::SYS_sendmsg as u32,
+];
+
 /// What to load.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
@@ -88,6 +96,7 @@ impl Session {
             .override_global("OWN_NETNS", &own_netns, true)
             .override_global("DROP_ACTION", actions.as_slice(), true)
             .override_global("ERRNO_MASK", errno_mask.as_slice(), true)
+            .override_global("SOCKET_CALLS", SOCKET_CALLS.as_slice(), true)
             .load(OBJECT)?;
         let counters = PerCpuArray::try_from(take_map(&mut ebpf, "COUNTERS")?)?;
         let tracked = BpfHashMap::try_from(take_map(&mut ebpf, "TRACKED")?)?;
@@ -102,7 +111,7 @@ impl Session {
             absent_fields: offsets.absent,
         };
         for probe in PROBES {
-            if probe.when == Use::FollowProcesses && !options.follow_processes {
+            if !session.wants(probe.when, options) {
                 continue;
             }
             let state = attach(&mut session.ebpf, probe, &aya_btf);
@@ -115,9 +124,31 @@ impl Session {
         Ok((session, ring))
     }
 
+    fn wants(&self, when: Use, options: Options) -> bool {
+        match when {
+            Use::Always => true,
+            Use::FollowProcesses => options.follow_processes,
+            Use::WholeMachine => !options.follow_processes,
+            Use::FollowProcessesOrWithout(program) => {
+                let attached = |state: &ProbeState| state.probe.program == program && state.attached.is_some();
+                options.follow_processes || !self.probes.iter().any(attached)
+            }
+        }
+    }
+
     /// Follows this process and what it starts from now on.
     pub fn follow(&mut self, tgid: u32) -> Result<(), KernelError> {
         Ok(self.tracked.insert(tgid, 1, 0)?)
+    }
+
+    /// No longer follows this process; its children stay followed.
+    pub fn unfollow(&mut self, tgid: u32) {
+        // Already gone is what is wanted.
+        let _ = self.tracked.remove(&tgid);
+    }
+
+    pub fn is_followed(&self, tgid: u32) -> bool {
+        self.tracked.get(&tgid, 0).is_ok()
     }
 
     pub fn counters(&self) -> Result<Counts, KernelError> {

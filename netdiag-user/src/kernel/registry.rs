@@ -27,6 +27,10 @@ pub enum Use {
     Always,
     /// Only where processes are followed (`run`).
     FollowProcesses,
+    /// Only where the whole machine is watched.
+    WholeMachine,
+    /// Where processes are followed, and wherever the program named could not be attached.
+    FollowProcessesOrWithout(&'static str),
 }
 
 /// One program.
@@ -63,7 +67,7 @@ macro_rules! syscall {
             name: "result",
             program: $program,
             alternatives: &[Attach::Tracepoint("syscalls", $program)],
-            when: Use::Always,
+            when: Use::WholeMachine,
             required: false,
             lost: $lost,
         }
@@ -87,7 +91,7 @@ macro_rules! process {
 pub const PROBES: &[Probe] = &[
     process!("sched_process_fork", true, "descendants of the command"),
     process!("sched_process_exec", false, "interfaces of other network namespaces at once"),
-    process!("sched_process_exit", false, "the end of followed processes"),
+    process!("sched_process_free", false, "the end of followed processes: a reused process id is followed too"),
     Probe {
         name: "socket",
         program: "inet_sock_set_state",
@@ -109,6 +113,14 @@ pub const PROBES: &[Probe] = &[
     syscall!("sys_exit_bind", "bind() that fails"),
     syscall!("sys_exit_sendto", "sendto() that fails"),
     syscall!("sys_exit_sendmsg", "sendmsg() that fails"),
+    Probe {
+        name: "result",
+        program: "sys_exit",
+        alternatives: &[Attach::BtfTracepoint("sys_exit")],
+        when: Use::FollowProcessesOrWithout("sys_exit_connect"),
+        required: false,
+        lost: "socket system calls that fail at once",
+    },
     Probe {
         name: "wire",
         program: "wire_ingress",

@@ -14,9 +14,8 @@ pub struct IcmpSent {
 }
 
 pub(super) fn decode(raw: &IcmpRecord) -> Result<IcmpSent, DecodeError> {
-    let byte = |what, value: u32| {
-        u8::try_from(value).map_err(|_| DecodeError::Value { what, value: value.into() })
-    };
+    let byte =
+        |what, value: u32| u8::try_from(value).map_err(|_| DecodeError::Value { what, value: value.into() });
     Ok(IcmpSent {
         time_ns: raw.header.time_ns,
         packet: packet(&raw.packet)?,

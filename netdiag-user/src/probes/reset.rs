@@ -1,9 +1,9 @@
 use netdiag_ebpf::records::ResetRecord;
 use serde::{Deserialize, Serialize};
 
+use super::DecodeError;
 use super::packet::{Packet, packet};
 use super::socket::TcpState;
-use super::DecodeError;
 
 /// This machine answers `packet` with RST, on behalf of a socket.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

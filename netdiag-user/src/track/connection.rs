@@ -77,7 +77,9 @@ impl Connection {
     /// Whether the handshake was ever completed.
     pub fn was_established(&self) -> bool {
         match self.end {
-            End::State { from, .. } => !matches!(from, TcpState::SynSent | TcpState::SynRecv | TcpState::Close),
+            End::State { from, .. } => {
+                !matches!(from, TcpState::SynSent | TcpState::SynRecv | TcpState::Close)
+            }
             End::CallFailed { .. } | End::SocketError => false,
         }
     }

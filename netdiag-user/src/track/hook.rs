@@ -35,11 +35,11 @@ impl std::fmt::Display for Hook {
     }
 }
 
-/// The function that runs each hook (net/ipv4/ip_input.c, ip_output.c, ip_forward.c and the IPv6 twins).
+/// The function that runs each hook (net/ipv4/ip_input.c, ip_output.c, ip_forward.c and the IPv6 twins,
+/// net/core/dev.c), or, where the compiler may make a tail call of it, its caller.
 const CALLERS: &[(&str, Hook)] = &[
-    ("nft_do_chain_netdev", Hook::Ingress),
-    ("nf_hook_ingress", Hook::Ingress),
-    ("nf_hook_egress", Hook::Egress),
+    ("__netif_receive_skb_core", Hook::Ingress),
+    ("__dev_queue_xmit", Hook::Egress),
     ("ip_local_deliver", Hook::Input),
     ("ip6_input", Hook::Input),
     ("ip_forward", Hook::Forward),
@@ -53,27 +53,26 @@ const CALLERS: &[(&str, Hook)] = &[
     ("ip_mc_output", Hook::Postrouting),
     ("ip6_output", Hook::Postrouting),
     ("ip_rcv", Hook::Prerouting),
+    ("ip_sublist_rcv", Hook::Prerouting),
     ("ip_list_rcv", Hook::Prerouting),
-    ("ip_sabotage_in", Hook::Prerouting),
     ("ipv6_rcv", Hook::Prerouting),
+    ("ip6_sublist_rcv", Hook::Prerouting),
     ("ipv6_list_rcv", Hook::Prerouting),
+    ("__netif_receive_skb_one_core", Hook::Prerouting),
 ];
+
+fn is_netfilter(name: &str) -> bool {
+    name.starts_with("nf_hook_slow") || name.starts_with("nft_do_chain") || name.starts_with("ipt_do_table")
+}
 
 /// The hook that the functions of a stack (innermost first, without suffixes) stand for.
 ///
-/// The innermost caller decides: a forwarded packet has `ip_forward` above `ip_rcv`. The function that runs
-/// the hook may be missing where the compiler made a tail call; then nothing is said.
+/// Only the function right behind netfilter's own decides. Further out the stack may hold another packet's
+/// way, which this one interrupted: over loopback a packet is received inside the sender's `ip_output`.
 pub fn hook_of(stack: &[String]) -> Option<Hook> {
-    let in_netfilter = stack.iter().any(|name| name == "nf_hook_slow" || name.starts_with("nft_do_chain"));
-    let caller = stack
-        .iter()
-        .find_map(|name| CALLERS.iter().find(|(caller, _)| caller == name).map(|(_, hook)| *hook))?;
-    let netdev = caller == Hook::Ingress && stack.iter().any(|name| name.contains("dev_queue_xmit"));
-    match (in_netfilter, netdev) {
-        (false, _) => None,
-        (true, true) => Some(Hook::Egress),
-        (true, false) => Some(caller),
-    }
+    let first = stack.iter().position(|name| is_netfilter(name))?;
+    let behind = stack[first..].iter().find(|name| !is_netfilter(name))?;
+    CALLERS.iter().find(|(caller, _)| caller == behind).map(|(_, hook)| *hook)
 }
 
 #[cfg(test)]
@@ -85,11 +84,20 @@ mod tests {
     }
 
     #[test]
-    fn the_innermost_caller_decides() {
-        let output = ["sk_skb_reason_drop", "nft_do_chain", "nft_do_chain_inet", "nf_hook_slow", "__ip_local_out"];
+    fn the_function_behind_netfilter_decides() {
+        let output =
+            ["sk_skb_reason_drop", "nft_do_chain", "nft_do_chain_inet", "nf_hook_slow", "__ip_local_out"];
         assert_eq!(hook_of(&stack(&output)), Some(Hook::Output));
         let forward = ["nft_do_chain", "nf_hook_slow", "ip_forward", "ip_rcv", "process_backlog"];
         assert_eq!(hook_of(&stack(&forward)), Some(Hook::Forward));
+    }
+
+    #[test]
+    fn another_packets_way_further_out_says_nothing() {
+        let loopback = ["nft_do_chain", "nf_hook_slow", "unheard_of", "process_backlog", "ip_output"];
+        assert_eq!(hook_of(&stack(&loopback)), None);
+        let received = ["nft_do_chain", "nf_hook_slow", "ip_local_deliver", "process_backlog", "ip_output"];
+        assert_eq!(hook_of(&stack(&received)), Some(Hook::Input));
     }
 
     #[test]

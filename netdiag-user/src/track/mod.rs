@@ -11,4 +11,4 @@ mod tracker;
 pub use connection::{Connection, End, Side};
 pub use hook::{Hook, hook_of};
 pub use timeline::{Moment, Place, What};
-pub use tracker::{Limits, Tracker};
+pub use tracker::{Finished, Limits, Tracker};

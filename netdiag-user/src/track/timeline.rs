@@ -21,13 +21,24 @@ pub struct Place {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum What {
-    State { from: TcpState, to: TcpState },
+    State {
+        from: TcpState,
+        to: TcpState,
+    },
     /// `state` SYN_SENT: the SYN was sent again.
-    Retransmit { state: TcpState, retransmits: Option<u32> },
-    Error { errno: i32, soft: i32 },
+    Retransmit {
+        state: TcpState,
+        retransmits: Option<u32>,
+    },
+    Error {
+        errno: i32,
+        soft: i32,
+    },
     ResetReceived,
     /// The socket of this connection answered a segment with RST.
-    ResetSent { reason: Option<String> },
+    ResetSent {
+        reason: Option<String>,
+    },
     /// A packet was dropped on this machine. `outgoing`: from the local end to the peer (else it came from
     /// the peer). `reason` is the kernel's name, without its prefix.
     Dropped {
@@ -43,11 +54,23 @@ pub enum What {
         suppressed: u32,
     },
     /// Seen by tc on an interface. `outgoing` as above.
-    Wire { packet: Packet, outgoing: bool, place: Place },
+    Wire {
+        packet: Packet,
+        outgoing: bool,
+        place: Place,
+    },
     /// An ICMP error about this connection arrived (seen by tc); `packet.tuple.source` said it.
-    IcmpReceived { packet: Packet, place: Place },
+    IcmpReceived {
+        packet: Packet,
+        place: Place,
+    },
     /// This machine sent an ICMP error about a packet of this connection.
-    IcmpSent { icmp_type: u8, icmp_code: u8, outgoing: bool, place: Place },
+    IcmpSent {
+        icmp_type: u8,
+        icmp_code: u8,
+        outgoing: bool,
+        place: Place,
+    },
     /// This machine answered a segment of this connection with RST, on behalf of another socket (a listener,
     /// or the other end).
     ResetAnswered {
@@ -58,9 +81,20 @@ pub enum What {
         place: Place,
     },
     /// A route lookup for this connection failed. `forwarded`: in another namespace's routing.
-    RouteFailed { tuple: Tuple, table: u32, errno: i32, forwarded: bool },
-    NeighbourFailed { address: IpAddr, place: Place },
-    CallFailed { call: Call, errno: i32 },
+    RouteFailed {
+        tuple: Tuple,
+        table: u32,
+        errno: i32,
+        forwarded: bool,
+    },
+    NeighbourFailed {
+        address: IpAddr,
+        place: Place,
+    },
+    CallFailed {
+        call: Call,
+        errno: i32,
+    },
 }
 
 /// An entry of the timeline.

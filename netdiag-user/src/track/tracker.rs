@@ -1,4 +1,414 @@
-#[derive(Debug, Default)]
-pub struct Limits;
-#[derive(Debug, Default)]
-pub struct Tracker;
+//! The window of what was seen, and the connections that wait for the last of their evidence.
+
+use std::cell::OnceCell;
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::connection::{Connection, End, Side};
+use super::hook::hook_of;
+use super::timeline::{Moment, Place, What};
+use crate::enrich::netns;
+use crate::kernel::reasons::Reasons;
+use crate::kernel::symbols::Symbols;
+use crate::probes::{
+    Call, CallFailed, ConnectionEnd, Drop, Event, IcmpSent, NeighbourFailed, ResetSent, RouteFailed, SocketError,
+    StepKind, Tuple, Wire,
+};
+
+/// Bounds of the window.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Events kept; the oldest go first.
+    pub events: usize,
+    /// Connections that wait at the same time; beyond it the oldest is finished early.
+    pub pending: usize,
+    /// Late evidence is waited for this long.
+    pub grace: Duration,
+    /// The same for a connection that the application gave up: the answer may come after it has left.
+    pub late_answer: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            events: 16_384,
+            pending: 4_096,
+            grace: Duration::from_millis(60),
+            late_answer: Duration::from_millis(1_000),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Pending {
+    connection: Connection,
+    sock: u64,
+    steps: Vec<crate::probes::Step>,
+    call: Option<(u64, Call, i32)>,
+    due_ns: u64,
+}
+
+/// What a finished connection comes with.
+#[derive(Debug)]
+pub struct Finished {
+    pub connection: Connection,
+    /// Identity of its socket, to find what was sampled for it.
+    pub sock: u64,
+    pub timeline: Vec<Moment>,
+    /// The end at the peer, if it ended on this machine too.
+    pub other_end: Option<Box<Connection>>,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Tracker {
+    limits: Limits,
+    reasons: Reasons,
+    symbols: OnceCell<Option<Symbols>>,
+    window: VecDeque<Event>,
+    /// Connections that ended lately, to find a connection's other end.
+    ended: VecDeque<Connection>,
+    pending: VecDeque<Pending>,
+}
+
+impl Tracker {
+    pub fn new(limits: Limits, reasons: Reasons) -> Self {
+        Self {
+            limits,
+            reasons,
+            symbols: OnceCell::new(),
+            window: VecDeque::new(),
+            ended: VecDeque::new(),
+            pending: VecDeque::new(),
+        }
+    }
+
+    /// Takes one event.
+    pub fn add(&mut self, event: Event) {
+        match event {
+            Event::Connection(end) => self.connection_ended(*end),
+            Event::CallFailed(call) => self.call_failed(call),
+            Event::SocketError(error) => self.socket_error(&error),
+            Event::Suspect(_) | Event::Exec(_) => {}
+            other => {
+                if self.window.len() >= self.limits.events {
+                    self.window.pop_front();
+                }
+                self.window.push_back(other);
+            }
+        }
+    }
+
+    /// When the next connection is due, in `CLOCK_MONOTONIC` nanoseconds.
+    pub fn next_due_ns(&self) -> Option<u64> {
+        self.pending.iter().map(|p| p.due_ns).min()
+    }
+
+    /// Connections whose grace is over.
+    pub fn due(&mut self, now_ns: u64) -> Vec<Finished> {
+        let mut due = Vec::new();
+        let mut waiting = VecDeque::with_capacity(self.pending.len());
+        let excess = self.pending.len().saturating_sub(self.limits.pending);
+        for (index, pending) in std::mem::take(&mut self.pending).into_iter().enumerate() {
+            if pending.due_ns <= now_ns || index < excess {
+                due.push(pending);
+            } else {
+                waiting.push_back(pending);
+            }
+        }
+        self.pending = waiting;
+        due.into_iter().map(|pending| self.finish(pending)).collect()
+    }
+
+    fn connection_ended(&mut self, end: ConnectionEnd) {
+        let reasons = &self.reasons;
+        let connection = Connection {
+            protocol: end.tuple.protocol,
+            side: if end.outbound { Side::Outbound } else { Side::Inbound },
+            local: end.tuple.source,
+            peer: end.tuple.destination,
+            netns: end.netns,
+            cookie: end.cookie,
+            owner: end.owner,
+            start_ns: end.start_ns,
+            end_ns: end.time_ns,
+            from_start: end.from_start,
+            asked: end.asked,
+            end: End::State { from: end.from, to: end.to },
+            errno: end.errno,
+            soft_errno: end.soft_errno,
+            bound_interface: end.bound_interface,
+            linger: reasons.has_linger(end.sk_flags),
+            keepalive: reasons.has_keepalive(end.sk_flags),
+            tcp: end.tcp,
+            closer: end.closer,
+            lost_steps: end.lost_steps,
+        };
+        if self.ended.len() >= self.limits.pending {
+            self.ended.pop_front();
+        }
+        self.ended.push_back(connection.clone());
+        let grace = if connection.died_connecting() && connection.errno.is_none() {
+            self.limits.late_answer
+        } else {
+            self.limits.grace
+        };
+        self.push(connection, end.sock, end.steps, grace);
+    }
+
+    fn push(&mut self, connection: Connection, sock: u64, steps: Vec<crate::probes::Step>, grace: Duration) {
+        let due_ns = connection.end_ns.saturating_add(grace.as_nanos() as u64);
+        self.pending.push_back(Pending { connection, sock, steps, call: None, due_ns });
+    }
+
+    fn call_failed(&mut self, call: CallFailed) {
+        // The state change of the same connect() came just before: one failure, told once.
+        let same = self.pending.iter_mut().rev().find(|p| {
+            call.call == Call::Connect && p.sock == call.sock && p.connection.peer == call.tuple.destination
+        });
+        if let Some(pending) = same {
+            pending.call = Some((call.time_ns, call.call, call.errno));
+            if pending.connection.errno.is_none() {
+                pending.connection.end = End::CallFailed { call: call.call };
+                pending.connection.errno = Some(call.errno);
+                pending.due_ns = call.time_ns.saturating_add(self.limits.grace.as_nanos() as u64);
+            }
+            return;
+        }
+        let connection = Connection {
+            protocol: call.tuple.protocol,
+            side: Side::Outbound,
+            local: call.tuple.source,
+            peer: call.tuple.destination,
+            netns: call.netns,
+            cookie: None,
+            owner: call.owner,
+            start_ns: call.time_ns,
+            end_ns: call.time_ns,
+            from_start: true,
+            asked: call.asked,
+            end: End::CallFailed { call: call.call },
+            errno: Some(call.errno),
+            soft_errno: None,
+            bound_interface: call.bound_interface,
+            linger: None,
+            keepalive: None,
+            tcp: Default::default(),
+            closer: None,
+            lost_steps: 0,
+        };
+        let sock = call.sock;
+        self.push(connection, sock, Vec::new(), self.limits.grace);
+        if let Some(pending) = self.pending.back_mut() {
+            pending.call = Some((call.time_ns, call.call, call.errno));
+        }
+    }
+
+    fn socket_error(&mut self, error: &SocketError) {
+        let connection = Connection {
+            protocol: error.tuple.protocol,
+            side: Side::Outbound,
+            local: error.tuple.source,
+            peer: error.tuple.destination,
+            netns: error.netns,
+            cookie: None,
+            owner: None,
+            start_ns: error.time_ns,
+            end_ns: error.time_ns,
+            from_start: false,
+            asked: false,
+            end: End::SocketError,
+            errno: (error.errno != 0).then_some(error.errno),
+            soft_errno: (error.soft_errno != 0).then_some(error.soft_errno),
+            bound_interface: None,
+            linger: None,
+            keepalive: None,
+            tcp: Default::default(),
+            closer: None,
+            lost_steps: 0,
+        };
+        self.push(connection, error.sock, Vec::new(), self.limits.grace);
+    }
+
+    fn finish(&self, pending: Pending) -> Finished {
+        let Pending { connection, sock, steps, call, .. } = pending;
+        let mut timeline: Vec<Moment> =
+            steps.into_iter().filter_map(|step| self.step(step.time_ns, step.kind)).collect();
+        if let Some((time_ns, call, errno)) = call {
+            timeline.push(Moment { time_ns, what: What::CallFailed { call, errno } });
+        }
+        let owned = Belongs::new(&connection, sock);
+        let events: Vec<Event> = self.window.iter().filter(|event| owned.has(event)).cloned().collect();
+        timeline.extend(events.into_iter().filter_map(|event| self.moment(&connection, event)));
+        keep_relevant_neighbours(&connection, &mut timeline);
+        timeline.sort_by_key(|moment| moment.time_ns);
+        let other_end = self.other_end(&connection);
+        Finished { connection, sock, timeline, other_end }
+    }
+
+    fn other_end(&self, connection: &Connection) -> Option<Box<Connection>> {
+        let reversed = connection.tuple().reversed();
+        self.ended
+            .iter()
+            .rev()
+            .find(|other| other.tuple() == reversed && other.end_ns >= connection.start_ns)
+            .map(|other| Box::new(other.clone()))
+    }
+
+    fn step(&self, time_ns: u64, kind: StepKind) -> Option<Moment> {
+        let what = match kind {
+            StepKind::State { from, to } => What::State { from, to },
+            StepKind::Retransmit { state, retransmits } => What::Retransmit { state, retransmits },
+            StepKind::Error { errno, soft } => What::Error { errno, soft },
+            StepKind::ResetReceived => What::ResetReceived,
+            StepKind::ResetSent { reason } => What::ResetSent { reason: self.reset_name(reason) },
+            // The drop's own record says more; the step in the kernel marks the socket as in trouble.
+            StepKind::Drop { .. } | StepKind::RetransmitSynAck => return None,
+        };
+        Some(Moment { time_ns, what })
+    }
+
+    fn reset_name(&self, reason: Option<u32>) -> Option<String> {
+        reason.and_then(|reason| self.reasons.reset_name(reason)).map(str::to_owned)
+    }
+
+    fn moment(&self, connection: &Connection, event: Event) -> Option<Moment> {
+        let outgoing = |tuple: &Tuple| tuple.destination == connection.peer;
+        Some(match event {
+            Event::Drop(drop) => {
+                let Drop { time_ns, reason, location, suppressed, packet, stack, .. } = *drop;
+                let outgoing = outgoing(&packet.tuple);
+                let place = place(packet.netns, &packet.interface);
+                let symbol = self.symbol(location);
+                let stack: Vec<String> = stack.into_iter().filter_map(|address| self.symbol(address)).collect();
+                let hook = hook_of(&stack);
+                let reason = self.reasons.drop_name(reason);
+                let what =
+                    What::Dropped { packet, outgoing, reason, symbol, hook, stack, place, suppressed };
+                Moment { time_ns, what }
+            }
+            Event::Wire(Wire { time_ns, packet, quoted }) => {
+                let place = place(packet.netns, &packet.interface);
+                let what = if quoted.is_some() {
+                    What::IcmpReceived { packet, place }
+                } else {
+                    What::Wire { outgoing: outgoing(&packet.tuple), packet, place }
+                };
+                Moment { time_ns, what }
+            }
+            Event::IcmpSent(IcmpSent { time_ns, packet, icmp_type, icmp_code }) => {
+                let place = place(packet.netns, &packet.interface);
+                let outgoing = outgoing(&packet.tuple);
+                Moment { time_ns, what: What::IcmpSent { icmp_type, icmp_code, outgoing, place } }
+            }
+            Event::ResetSent(ResetSent { time_ns, packet, reason, state, accept_queue, backlog, .. }) => {
+                let place = place(packet.netns, &packet.interface);
+                let reason = self.reset_name(reason);
+                Moment { time_ns, what: What::ResetAnswered { reason, state, accept_queue, backlog, place } }
+            }
+            Event::RouteFailed(RouteFailed { time_ns, tuple, table, errno, iif, .. }) => {
+                Moment { time_ns, what: What::RouteFailed { tuple, table, errno, forwarded: iif.is_some() } }
+            }
+            Event::NeighbourFailed(NeighbourFailed { time_ns, address, interface, netns, .. }) => {
+                let place = place(netns, &interface);
+                Moment { time_ns, what: What::NeighbourFailed { address, place } }
+            }
+            Event::Connection(_)
+            | Event::Suspect(_)
+            | Event::CallFailed(_)
+            | Event::SocketError(_)
+            | Event::Exec(_) => return None,
+        })
+    }
+
+    /// Name of the function at an address, without the compiler's suffixes. The table is read at the first
+    /// need: it takes 60 ms that most runs never pay.
+    fn symbol(&self, address: u64) -> Option<String> {
+        let symbols = self.symbols.get_or_init(|| Symbols::load().ok()).as_ref()?;
+        Some(symbols.resolve(address)?.base_name().to_owned())
+    }
+}
+
+fn place(netns: u32, interface: &str) -> Place {
+    Place {
+        netns,
+        netns_name: if netns == 0 { None } else { netns::name_of(netns.into()) },
+        interface: (!interface.is_empty()).then(|| interface.to_owned()),
+    }
+}
+
+/// Which events belong to a connection.
+struct Belongs<'a> {
+    connection: &'a Connection,
+    sock: u64,
+    tuple: Tuple,
+    reversed: Tuple,
+    from_ns: u64,
+}
+
+impl<'a> Belongs<'a> {
+    fn new(connection: &'a Connection, sock: u64) -> Self {
+        let tuple = connection.tuple();
+        // A failed call has no length: what led to it was just before.
+        let slack = Duration::from_millis(if matches!(connection.end, End::State { .. }) { 1 } else { 50 });
+        let from_ns = connection.start_ns.saturating_sub(slack.as_nanos() as u64);
+        Self { connection, sock, tuple, reversed: tuple.reversed(), from_ns }
+    }
+
+    fn is_flow(&self, tuple: &Tuple) -> bool {
+        *tuple == self.tuple || *tuple == self.reversed
+    }
+
+    fn has(&self, event: &Event) -> bool {
+        match event {
+            Event::Drop(d) => {
+                d.time_ns >= self.from_ns
+                    && (self.is_flow(&d.packet.tuple)
+                        || d.sock != 0
+                            && d.sock == self.sock
+                            && d.packet.tuple.destination == self.connection.peer)
+            }
+            Event::Wire(w) => {
+                w.time_ns >= self.from_ns && self.is_flow(w.quoted.as_ref().unwrap_or(&w.packet.tuple))
+            }
+            Event::IcmpSent(i) => i.time_ns >= self.from_ns && self.is_flow(&i.packet.tuple),
+            Event::ResetSent(r) => {
+                r.time_ns >= self.from_ns && r.sock != self.sock && self.is_flow(&r.packet.tuple)
+            }
+            Event::RouteFailed(r) => r.time_ns >= self.from_ns && self.has_route(r),
+            Event::NeighbourFailed(n) => n.time_ns >= self.from_ns,
+            Event::Connection(_)
+            | Event::Suspect(_)
+            | Event::CallFailed(_)
+            | Event::SocketError(_)
+            | Event::Exec(_) => false,
+        }
+    }
+
+    fn has_route(&self, route: &RouteFailed) -> bool {
+        let same_peer = route.tuple.destination.ip() == self.connection.peer.ip();
+        match (&route.owner, &self.connection.owner) {
+            (Some(asker), Some(owner)) => same_peer && asker.tid == owner.tid,
+            (None, _) => same_peer && route.tuple.source.ip() == self.connection.local.ip(),
+            (Some(_), None) => false,
+        }
+    }
+}
+
+/// A neighbour's failure matters if it is the peer itself, or if a packet of this connection was dropped for
+/// it in that namespace.
+fn keep_relevant_neighbours(connection: &Connection, timeline: &mut Vec<Moment>) {
+    let waiting: Vec<u32> = timeline
+        .iter()
+        .filter_map(|moment| match &moment.what {
+            What::Dropped { reason, place, .. } if reason == "NEIGH_FAILED" => Some(place.netns),
+            _ => None,
+        })
+        .collect();
+    let is_peer = |address: IpAddr| address == connection.peer.ip();
+    timeline.retain(|moment| match &moment.what {
+        What::NeighbourFailed { address, place } => is_peer(*address) || waiting.contains(&place.netns),
+        _ => true,
+    });
+}

@@ -152,7 +152,8 @@ impl Namespace {
     /// A command that will run inside. Unlike `ip netns exec` it keeps the host's mounts, so
     /// tracefs and bpffs stay visible.
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(if program.contains('/') { program.into() } else { tools::path(program) });
+        let mut command =
+            Command::new(if program.contains('/') { program.into() } else { tools::path(program) });
         let fd = self.file.as_raw_fd();
         // SAFETY: between fork and exec only setns(2) is called, which is async-signal-safe and
         // allocates nothing; the descriptor is open in the child because `self.file` lives until
@@ -195,7 +196,8 @@ impl Namespace {
     pub fn enter<T: Send>(&self, action: impl FnOnce() -> T + Send) -> Result<T> {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
-                setns(&self.file, CloneFlags::CLONE_NEWNET).with_context(|| format!("entering {}", self.name))?;
+                setns(&self.file, CloneFlags::CLONE_NEWNET)
+                    .with_context(|| format!("entering {}", self.name))?;
                 Ok(action())
             });
             thread.join().map_err(|_| anyhow!("panicked inside {}", self.name))?
@@ -217,7 +219,8 @@ impl Namespace {
         let mut text = String::new();
         for view in VIEWS.iter().filter(|view| tools::find(view[0]).is_some()) {
             let output = self.run(view).map_or_else(|error| format!("{error:#}"), |output| output.stdout);
-            let lines = output.lines().filter(|line| !line.starts_with("local ") && !line.contains("table local"));
+            let lines =
+                output.lines().filter(|line| !line.starts_with("local ") && !line.contains("table local"));
             let body: String = lines.map(|line| format!("    {line}\n")).collect();
             text.push_str(&format!("  {}: {}\n{body}", self.name, view.join(" ")));
         }
@@ -264,7 +267,8 @@ fn kill_processes(inode: u64) {
 
 /// Ends every process in the namespaces that `thread` made.
 pub(crate) fn kill_processes_of_thread(thread: ThreadId) {
-    let inodes: Vec<u64> = owners().iter().filter(|(owner, _)| *owner == thread).map(|(_, inode)| *inode).collect();
+    let inodes: Vec<u64> =
+        owners().iter().filter(|(owner, _)| *owner == thread).map(|(_, inode)| *inode).collect();
     inodes.into_iter().for_each(kill_processes);
 }
 

@@ -137,9 +137,11 @@ impl Topology {
     /// When a tool fails, or the links do not come up.
     pub fn new() -> Result<Self> {
         let [client, router, server] = Namespace::several(["client", "router", "server"])?;
+        // The two ends' indexes must differ: only then does the kernel treat a new carrier as urgent
+        // (net/core/link_watch.c, linkwatch_urgent_event); otherwise it comes up to 1 s late.
         let links = format!(
-            "link add eth0 netns {client} type veth peer name to-client netns {router}\n\
-             link add eth0 netns {server} type veth peer name to-server netns {router}\n",
+            "link add eth0 index 11 netns {client} type veth peer name to-client index 21 netns {router}\n\
+             link add eth0 index 12 netns {server} type veth peer name to-server index 22 netns {router}\n",
             client = client.name(),
             router = router.name(),
             server = server.name(),
@@ -188,7 +190,12 @@ fn host(namespace: &Namespace, network: u8) -> Result<()> {
 pub(crate) fn wait_until_ready(namespace: &Namespace) -> Result<()> {
     let deadline = Instant::now() + READY_LIMIT;
     while !namespace.enter(is_ready)?? {
-        ensure!(Instant::now() < deadline, "{} did not become ready:\n{}", namespace.name(), namespace.state());
+        ensure!(
+            Instant::now() < deadline,
+            "{} did not become ready:\n{}",
+            namespace.name(),
+            namespace.state()
+        );
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())
@@ -197,7 +204,8 @@ pub(crate) fn wait_until_ready(namespace: &Namespace) -> Result<()> {
 fn is_ready() -> Result<bool> {
     const TENTATIVE: u32 = 0x40; // IFA_F_TENTATIVE, linux/if_addr.h
     let up = getifaddrs()?.all(|interface| {
-        !interface.flags.contains(InterfaceFlags::IFF_UP) || interface.flags.contains(InterfaceFlags::IFF_RUNNING)
+        !interface.flags.contains(InterfaceFlags::IFF_UP)
+            || interface.flags.contains(InterfaceFlags::IFF_RUNNING)
     });
     // address, ifindex, prefix length, scope, flags, name (net/ipv6/addrconf.c, if6_seq_show)
     let addresses = std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap_or_default();

@@ -10,12 +10,15 @@ pub use report::{Diagnosis, Report};
 pub use run::Run;
 pub use watch::Watch;
 
-/// The binary under test: `NETDIAG_BIN`, else the release or debug build of this workspace.
+/// The binary under test: `NETDIAG_BIN`, else the newer of this workspace's release and debug builds.
 pub fn binary() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("NETDIAG_BIN") {
         return Some(path.into());
     }
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
-    ["release", "debug"].iter().map(|profile| target.join(profile).join("netdiag")).find(|path| path.is_file())
+    ["release", "debug"]
+        .iter()
+        .map(|profile| target.join(profile).join("netdiag"))
+        .find(|path| path.is_file())
 }

@@ -26,7 +26,13 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn read(file: &Path, status: i32, stdout: String, stderr: String, state: String) -> Result<Self> {
+    pub(super) fn read(
+        file: &Path,
+        status: i32,
+        stdout: String,
+        stderr: String,
+        state: String,
+    ) -> Result<Self> {
         let text = std::fs::read_to_string(file)
             .with_context(|| format!("netdiag (exit {status}) wrote no report\n-- stderr --\n{stderr}"))?;
         let objects = parse(&text).with_context(|| format!("-- stderr --\n{stderr}"))?;
@@ -109,7 +115,12 @@ impl Report {
         for object in self.diagnoses.iter().chain(&self.others) {
             let _ = writeln!(text, "{object:#}");
         }
-        let _ = writeln!(text, "-- stdout --\n{}\n-- stderr --\n{}", self.stdout.trim_end(), self.stderr.trim_end());
+        let _ = writeln!(
+            text,
+            "-- stdout --\n{}\n-- stderr --\n{}",
+            self.stdout.trim_end(),
+            self.stderr.trim_end()
+        );
         let _ = write!(text, "-- namespaces --\n{}", self.state);
         text
     }

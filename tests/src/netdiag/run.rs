@@ -1,5 +1,6 @@
 //! `netdiag run -- COMMAND`.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -19,13 +20,21 @@ pub struct Run<'a> {
     namespaces: Vec<&'a Namespace>,
     outside: bool,
     options: Vec<String>,
+    binary: Option<PathBuf>,
     limit: Duration,
 }
 
 impl<'a> Run<'a> {
     /// netdiag and the command are both inside `client`.
     pub fn inside(client: &'a Namespace) -> Self {
-        Self { client, namespaces: vec![client], outside: false, options: Vec::new(), limit: LIMIT }
+        Self {
+            client,
+            namespaces: vec![client],
+            outside: false,
+            options: Vec::new(),
+            binary: super::binary(),
+            limit: LIMIT,
+        }
     }
 
     /// netdiag is on the host, and the command enters `client` by `ip netns exec`.
@@ -47,6 +56,13 @@ impl<'a> Run<'a> {
         self
     }
 
+    /// Another program than the built netdiag, to prove the harness.
+    #[must_use]
+    pub fn program(mut self, path: &Path) -> Self {
+        self.binary = Some(path.to_owned());
+        self
+    }
+
     /// Another limit than 40 s.
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {
@@ -62,7 +78,7 @@ impl<'a> Run<'a> {
     pub fn command(self, words: &[String]) -> Result<Report> {
         let directory = tempfile::tempdir()?;
         let file = directory.path().join("report.jsonl");
-        let binary = super::binary().context("no netdiag binary; build it or set NETDIAG_BIN")?;
+        let binary = self.binary.as_ref().context("no netdiag binary; build it or set NETDIAG_BIN")?;
         let mut command =
             if self.outside { Command::new(binary) } else { self.client.command(&binary.to_string_lossy()) };
         command.args(["run", "--format", "json", "--output"]).arg(&file).args(&self.options).arg("--");

@@ -1,6 +1,6 @@
 //! `netdiag watch [FILTER]`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -33,16 +33,25 @@ impl<'a> Watch<'a> {
         Self::launch(Command::new(binary()?), namespaces, arguments)
     }
 
-    /// Starts it inside a namespace.
+    /// Starts it inside the first of the namespaces.
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub fn start_inside(
-        inside: &'a Namespace,
+    pub fn start_inside(namespaces: &[&'a Namespace], arguments: &[&str]) -> Result<Self> {
+        Self::start_program_inside(&binary()?, namespaces, arguments)
+    }
+
+    /// As [`Self::start_inside`] with another program, to prove the harness.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_program_inside(
+        program: &Path,
         namespaces: &[&'a Namespace],
         arguments: &[&str],
     ) -> Result<Self> {
-        Self::launch(inside.command(&binary()?.to_string_lossy()), namespaces, arguments)
+        let inside = namespaces.first().context("no namespace")?;
+        Self::launch(inside.command(&program.to_string_lossy()), namespaces, arguments)
     }
 
     fn launch(mut command: Command, namespaces: &[&'a Namespace], arguments: &[&str]) -> Result<Self> {

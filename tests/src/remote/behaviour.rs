@@ -37,14 +37,14 @@ pub enum Behaviour {
         /// Bytes of data that are still acknowledged.
         ack_data_bytes: usize,
     },
-    /// RST once so much data arrived (0: right after the handshake).
+    /// RST once so much data arrived (0: 50 ms after the handshake).
     HandshakeThenReset {
         /// Bytes of data before the RST.
         after_data: usize,
         /// TTL of the RST where it is not the host's own, as if a middlebox had sent it.
         ttl: Option<u8>,
     },
-    /// FIN once so much data arrived (0: right after the handshake); data after that is answered
+    /// FIN once so much data arrived (0: 50 ms after the handshake); data after that is answered
     /// by RST, as by a process that closed its socket.
     HandshakeThenFin {
         /// Bytes of data before the FIN.

@@ -44,8 +44,10 @@ impl Host {
         match &packet.transport {
             Transport::Tcp { .. } => self.receive_tcp(now, bytes, &packet),
             Transport::Udp { source, destination, payload } => {
-                let (client, own) =
-                    (SocketAddr::new(packet.source, *source), SocketAddr::new(packet.destination, *destination));
+                let (client, own) = (
+                    SocketAddr::new(packet.source, *source),
+                    SocketAddr::new(packet.destination, *destination),
+                );
                 self.receive_udp(bytes, client, own, payload).into_iter().collect()
             }
             _ => icmp::echo_reply(&packet, REMOTE_TTL).map(Reply::now).into_iter().collect(),
@@ -69,7 +71,13 @@ impl Host {
         }
     }
 
-    fn receive_udp(&self, bytes: &[u8], client: SocketAddr, own: SocketAddr, payload: &[u8]) -> Option<Reply> {
+    fn receive_udp(
+        &self,
+        bytes: &[u8],
+        client: SocketAddr,
+        own: SocketAddr,
+        payload: &[u8],
+    ) -> Option<Reply> {
         let answer = |payload: &[u8]| packet::udp(own, client, REMOTE_TTL, payload);
         let closed = || icmp::error(own.ip(), bytes, IcmpKind::PortUnreachable);
         match self.ports.get(&own.port()) {

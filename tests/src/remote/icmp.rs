@@ -58,7 +58,9 @@ mod tests {
 
     #[test]
     fn an_error_quotes_the_packet() {
-        let syn = tcp("10.0.0.1:4000".parse().unwrap(), "192.0.2.9:80".parse().unwrap(), 64, Segment::default()).unwrap();
+        let syn =
+            tcp("10.0.0.1:4000".parse().unwrap(), "192.0.2.9:80".parse().unwrap(), 64, Segment::default())
+                .unwrap();
         let error = error("198.51.100.1".parse().unwrap(), &syn, IcmpKind::TooBig(1400)).unwrap();
         let packet = Packet::parse(&error).unwrap();
         assert_eq!(packet.destination, "10.0.0.1".parse::<IpAddr>().unwrap());
@@ -70,7 +72,8 @@ mod tests {
 
     #[test]
     fn a_ping_is_answered_in_both_families() {
-        for (from, to, request, reply) in [("10.0.0.1", "192.0.2.9", 8, 0), ("fd00::1", "fd00::2", 128, 129)] {
+        for (from, to, request, reply) in [("10.0.0.1", "192.0.2.9", 8, 0), ("fd00::1", "fd00::2", 128, 129)]
+        {
             let ping = Packet {
                 source: from.parse().unwrap(),
                 destination: to.parse().unwrap(),

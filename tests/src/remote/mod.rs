@@ -102,7 +102,11 @@ impl Remote {
             if let Some(found) = self.seen().into_iter().find(&wanted) {
                 return Ok(found);
             }
-            ensure!(Instant::now() < deadline, "the remote did not see it within {limit:?}:\n{}", self.dump());
+            ensure!(
+                Instant::now() < deadline,
+                "the remote did not see it within {limit:?}:\n{}",
+                self.dump()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -116,7 +120,9 @@ impl Remote {
         };
         let seen = self.seen();
         let hidden = seen.len().saturating_sub(SHOWN);
-        std::iter::once(format!("  {hidden} packets, then\n")).chain(seen[hidden..].iter().map(line)).collect()
+        std::iter::once(format!("  {hidden} packets, then\n"))
+            .chain(seen[hidden..].iter().map(line))
+            .collect()
     }
 }
 

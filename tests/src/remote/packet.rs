@@ -20,9 +20,25 @@ pub struct Flags {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named as in the RFCs")]
 pub enum Transport {
-    Tcp { source: u16, destination: u16, flags: Flags, sequence: u32, acknowledgment: u32, window: u16, payload: Vec<u8> },
-    Udp { source: u16, destination: u16, payload: Vec<u8> },
-    Icmp { kind: u8, code: u8, payload: Vec<u8> },
+    Tcp {
+        source: u16,
+        destination: u16,
+        flags: Flags,
+        sequence: u32,
+        acknowledgment: u32,
+        window: u16,
+        payload: Vec<u8>,
+    },
+    Udp {
+        source: u16,
+        destination: u16,
+        payload: Vec<u8>,
+    },
+    Icmp {
+        kind: u8,
+        code: u8,
+        payload: Vec<u8>,
+    },
     Other,
 }
 
@@ -60,7 +76,13 @@ impl Packet {
             Some(TransportSlice::Tcp(tcp)) => Transport::Tcp {
                 source: tcp.source_port(),
                 destination: tcp.destination_port(),
-                flags: Flags { syn: tcp.syn(), ack: tcp.ack(), fin: tcp.fin(), rst: tcp.rst(), psh: tcp.psh() },
+                flags: Flags {
+                    syn: tcp.syn(),
+                    ack: tcp.ack(),
+                    fin: tcp.fin(),
+                    rst: tcp.rst(),
+                    psh: tcp.psh(),
+                },
                 sequence: tcp.sequence_number(),
                 acknowledgment: tcp.acknowledgment_number(),
                 window: tcp.window_size(),
@@ -102,7 +124,9 @@ impl Packet {
 
 fn icmp_transport(bytes: &[u8]) -> Transport {
     match bytes {
-        [kind, code, _, _, payload @ ..] => Transport::Icmp { kind: *kind, code: *code, payload: payload.to_vec() },
+        [kind, code, _, _, payload @ ..] => {
+            Transport::Icmp { kind: *kind, code: *code, payload: payload.to_vec() }
+        }
         _ => Transport::Other,
     }
 }
@@ -111,11 +135,29 @@ impl fmt::Display for Packet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { source, destination, ttl, length, .. } = self;
         match &self.transport {
-            Transport::Tcp { source: from, destination: to, flags, sequence, acknowledgment, window, payload } => {
+            Transport::Tcp {
+                source: from,
+                destination: to,
+                flags,
+                sequence,
+                acknowledgment,
+                window,
+                payload,
+            } => {
                 let (from, to) = (SocketAddr::new(*source, *from), SocketAddr::new(*destination, *to));
-                let named = [(flags.syn, "S"), (flags.ack, "A"), (flags.fin, "F"), (flags.rst, "R"), (flags.psh, "P")];
+                let named = [
+                    (flags.syn, "S"),
+                    (flags.ack, "A"),
+                    (flags.fin, "F"),
+                    (flags.rst, "R"),
+                    (flags.psh, "P"),
+                ];
                 let flags: String = named.iter().filter(|(set, _)| *set).map(|(_, name)| *name).collect();
-                write!(f, "{from} > {to} tcp {flags} seq {sequence} ack {acknowledgment} win {window} data {}", payload.len())?;
+                write!(
+                    f,
+                    "{from} > {to} tcp {flags} seq {sequence} ack {acknowledgment} win {window} data {}",
+                    payload.len()
+                )?;
             }
             Transport::Udp { source: from, destination: to, payload } => {
                 let (from, to) = (SocketAddr::new(*source, *from), SocketAddr::new(*destination, *to));
@@ -129,13 +171,18 @@ impl fmt::Display for Packet {
 }
 
 /// Starts a packet at its IP header; `None` where the two addresses are of different families.
-pub(super) fn ip(source: IpAddr, destination: IpAddr, ttl: u8) -> Option<PacketBuilderStep<etherparse::IpHeaders>> {
+pub(super) fn ip(
+    source: IpAddr,
+    destination: IpAddr,
+    ttl: u8,
+) -> Option<PacketBuilderStep<etherparse::IpHeaders>> {
     use etherparse::{IpHeaders, Ipv4Header, Ipv6FlowLabel, Ipv6Header};
     let headers = match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             // The builder fills in length, protocol and checksum.
             let mut header =
-                Ipv4Header::new(0, ttl, etherparse::ip_number::TCP, source.octets(), destination.octets()).ok()?;
+                Ipv4Header::new(0, ttl, etherparse::ip_number::TCP, source.octets(), destination.octets())
+                    .ok()?;
             header.dont_fragment = true;
             IpHeaders::Ipv4(header, Default::default())
         }
@@ -177,8 +224,14 @@ pub(super) struct Segment<'a> {
 }
 
 /// A TCP segment.
-pub(super) fn tcp(source: SocketAddr, destination: SocketAddr, ttl: u8, segment: Segment<'_>) -> Option<Vec<u8>> {
-    let mut header = etherparse::TcpHeader::new(source.port(), destination.port(), segment.sequence, segment.window);
+pub(super) fn tcp(
+    source: SocketAddr,
+    destination: SocketAddr,
+    ttl: u8,
+    segment: Segment<'_>,
+) -> Option<Vec<u8>> {
+    let mut header =
+        etherparse::TcpHeader::new(source.port(), destination.port(), segment.sequence, segment.window);
     header.syn = segment.flags.syn;
     header.ack = segment.flags.ack;
     header.fin = segment.flags.fin;
@@ -216,6 +269,8 @@ mod tests {
     fn anything_else_is_refused_without_panic() {
         assert!(Packet::parse(&[]).is_none());
         assert!(Packet::parse(&[0x45; 7]).is_none());
-        assert!(tcp("1.1.1.1:1".parse().unwrap(), "[::1]:1".parse().unwrap(), 1, Segment::default()).is_none());
+        assert!(
+            tcp("1.1.1.1:1".parse().unwrap(), "[::1]:1".parse().unwrap(), 1, Segment::default()).is_none()
+        );
     }
 }

@@ -13,6 +13,9 @@ use super::packet::{Flags, Packet, Segment, Transport, tcp};
 const INITIAL_SEQUENCE: u32 = 1_000_000;
 const WINDOW: u16 = 64_000;
 const MSS: u16 = 1_400;
+/// Until what follows a handshake is sent: a RST that overtakes the return of the other end's
+/// connect() would become connect()'s error.
+const GREETING: Duration = Duration::from_millis(50);
 
 /// A received segment with its two ends.
 #[derive(Debug)]
@@ -27,7 +30,8 @@ pub(super) struct Incoming<'a> {
 
 impl<'a> Incoming<'a> {
     pub fn new(packet: &'a Packet) -> Option<Self> {
-        let Transport::Tcp { source, destination, flags, sequence, acknowledgment, ref payload, .. } = packet.transport
+        let Transport::Tcp { source, destination, flags, sequence, acknowledgment, ref payload, .. } =
+            packet.transport
         else {
             return None;
         };
@@ -151,8 +155,13 @@ impl Connection {
             Behaviour::ChallengeAck => {
                 let flags = Flags { ack: true, ..Flags::default() };
                 let acknowledgment = segment.sequence.wrapping_sub(100_000);
-                let bare =
-                    Segment { flags, sequence: self.send_next, acknowledgment, window: WINDOW, ..Segment::default() };
+                let bare = Segment {
+                    flags,
+                    sequence: self.send_next,
+                    acknowledgment,
+                    window: WINDOW,
+                    ..Segment::default()
+                };
                 return segment.reply(REMOTE_TTL, bare);
             }
             _ => {}
@@ -177,11 +186,13 @@ impl Connection {
 
     /// What is sent of our own accord when the handshake is complete.
     fn greet(&mut self, behaviour: &Behaviour, segment: &Incoming<'_>) -> Vec<Reply> {
-        match behaviour {
+        let mut replies = match behaviour {
             Behaviour::HandshakeThenReset { after_data: 0, ttl } => self.abort(segment, *ttl),
             Behaviour::HandshakeThenFin { after_data: 0 } => self.close(behaviour, segment),
             _ => Vec::new(),
-        }
+        };
+        replies.iter_mut().for_each(|reply| reply.after = GREETING);
+        replies
     }
 
     fn receive_data(&mut self, behaviour: &Behaviour, segment: &Incoming<'_>) -> Vec<Reply> {
@@ -208,7 +219,9 @@ impl Connection {
                 self.received = usize::MAX;
                 return Vec::new();
             }
-            Behaviour::ZeroWindow { after_data } if self.received + segment.payload.len() > usize::from(*after_data) => {
+            Behaviour::ZeroWindow { after_data }
+                if self.received + segment.payload.len() > usize::from(*after_data) =>
+            {
                 return self.acknowledge(behaviour, segment);
             }
             _ => {}

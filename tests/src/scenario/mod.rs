@@ -154,7 +154,10 @@ mod tests {
     #[test]
     fn names_follow_the_code() {
         let run = || Ok(());
-        assert_eq!(Scenario::hit("timeout.firewall-drop", "v4", run).full_name(), "timeout_firewall_drop__hit_v4");
+        assert_eq!(
+            Scenario::hit("timeout.firewall-drop", "v4", run).full_name(),
+            "timeout_firewall_drop__hit_v4"
+        );
         let miss = Scenario::near_miss("timeout.no-reply", "late", run);
         assert_eq!(miss.full_name(), "timeout_no_reply__near_miss_late");
         assert_eq!((miss.code(), miss.near_miss_of()), (None, Some("timeout.no-reply")));

@@ -81,7 +81,8 @@ fn run_within_limit(scenario: &Scenario) -> Result<()> {
     let body = *scenario;
     let thread = thread::Builder::new().name(scenario.full_name()).spawn(move || {
         let outcome = catch_unwind(AssertUnwindSafe(|| attempt(&body)));
-        let _ = report.send(outcome.unwrap_or_else(|panic| Err(anyhow!("panicked: {}", panic_text(&*panic)))));
+        let _ =
+            report.send(outcome.unwrap_or_else(|panic| Err(anyhow!("panicked: {}", panic_text(&*panic)))));
     })?;
     match result.recv_timeout(scenario.limit) {
         Ok(outcome) => {
@@ -145,4 +146,41 @@ fn children() -> Vec<String> {
             (tail.split_whitespace().nth(1)? == own).then(|| format!("{head})"))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::net::Namespace;
+
+    fn hangs() -> Result<()> {
+        Namespace::new("hangs")?.run(&["sleep", "30"]).map(drop)
+    }
+
+    #[test]
+    fn a_hanging_scenario_is_ended() {
+        let start = Instant::now();
+        let scenario = Scenario::harness("hangs", hangs).limit(Duration::from_millis(200));
+        let error = run_within_limit(&scenario).unwrap_err().to_string();
+        assert!(error.contains("took longer than 200ms; it ended when"), "{error}");
+        assert!(start.elapsed() < UNWIND);
+    }
+
+    #[test]
+    fn a_panic_is_a_failure_and_a_skip_is_not() {
+        let error = run_within_limit(&Scenario::harness("panics", || panic!("boom"))).unwrap_err();
+        assert_eq!(error.to_string(), "panicked: boom");
+        let skipped =
+            run_within_limit(&Scenario::harness("skips", || crate::scenario::skip("no such thing")));
+        assert!(skipped.unwrap_err().is::<Skip>());
+    }
+
+    #[test]
+    fn only_an_expected_skip_is_ignored() {
+        const EXPECTED: &[ExpectedSkip] = &[ExpectedSkip { kernel: "*", scenario: "reset_*", reason: "" }];
+        assert!(judge_skip("reset_linger__hit_v4", "why", EXPECTED).is_ok());
+        assert!(judge_skip("timeout_no_reply__hit_v4", "why", EXPECTED).is_err());
+    }
 }

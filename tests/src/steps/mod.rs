@@ -79,8 +79,13 @@ struct State {
 
 /// Runs the steps of this process's command line.
 pub fn main() -> ExitCode {
-    let mut state =
-        State { kind: SockType::Stream, current: None, listener: None, kept: Vec::new(), pending: Vec::new() };
+    let mut state = State {
+        kind: SockType::Stream,
+        current: None,
+        listener: None,
+        kept: Vec::new(),
+        pending: Vec::new(),
+    };
     for step in std::env::args().skip(1) {
         let (word, argument) = step.split_once('=').unwrap_or((&step, ""));
         let code = match state.step(word, argument) {

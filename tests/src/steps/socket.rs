@@ -24,7 +24,11 @@ pub(super) fn connect(socket: &TcpStream, address: SocketAddr) -> Result<(), Err
 }
 
 /// Connects without blocking and polls, as an event loop does; false when `limit` passed.
-pub(super) fn connect_within(socket: &TcpStream, address: SocketAddr, limit: Duration) -> Result<bool, Errno> {
+pub(super) fn connect_within(
+    socket: &TcpStream,
+    address: SocketAddr,
+    limit: Duration,
+) -> Result<bool, Errno> {
     socket.set_nonblocking(true).map_err(|_| Errno::last())?;
     match connect(socket, address) {
         Ok(()) => {}

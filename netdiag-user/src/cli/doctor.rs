@@ -1,0 +1,157 @@
+//! `netdiag doctor`: what this kernel lets netdiag see.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use netdiag::engine::Engine;
+use netdiag::enrich::netns;
+use netdiag::kernel::capabilities;
+use netdiag::kernel::loader::Options;
+use serde::Serialize;
+
+use super::args::{Format, Global};
+use super::sink::{self, Stream};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Status {
+    Ok,
+    Warn,
+    Fail,
+}
+
+/// kind = "check" of the contract.
+#[derive(Debug, Serialize)]
+struct Check {
+    schema: &'static str,
+    kind: &'static str,
+    layer: &'static str,
+    name: String,
+    status: Status,
+    summary: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    next_steps: Vec<Step>,
+}
+
+#[derive(Debug, Serialize)]
+struct Step {
+    text: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    command: Option<String>,
+}
+
+fn check(layer: &'static str, name: impl Into<String>, status: Status, summary: impl Into<String>) -> Check {
+    Check {
+        schema: "netdiag/1",
+        kind: "check",
+        layer,
+        name: name.into(),
+        status,
+        summary: summary.into(),
+        next_steps: Vec::new(),
+    }
+}
+
+pub fn doctor(global: &Global) -> anyhow::Result<ExitCode> {
+    let mut out = sink::open(global, Stream::Stdout)?;
+    let mut checks = vec![kernel_check()];
+    checks.extend(rights()?);
+    match Engine::start(Options { follow_processes: true, all: false }) {
+        Ok(mut engine) => {
+            checks.extend(probes(&mut engine));
+            checks.push(wire(&mut engine));
+        }
+        Err(error) => checks.push(check("probes", "start", Status::Fail, error.to_string())),
+    }
+    for check in &checks {
+        match global.format {
+            Format::Json => writeln!(out, "{}", serde_json::to_string(check)?)?,
+            Format::Text => write_text(&mut out, check)?,
+        }
+    }
+    let problems = checks.iter().any(|check| check.status != Status::Ok);
+    Ok(ExitCode::from(u8::from(problems)))
+}
+
+fn write_text(out: &mut dyn Write, check: &Check) -> anyhow::Result<()> {
+    let mark = match check.status {
+        Status::Ok => "ok  ",
+        Status::Warn => "warn",
+        Status::Fail => "FAIL",
+    };
+    writeln!(out, "{mark}  {:<9} {:<24} {}", check.layer, check.name, check.summary)?;
+    for step in &check.next_steps {
+        match &step.command {
+            Some(command) => writeln!(out, "      → {}: {command}", step.text)?,
+            None => writeln!(out, "      → {}", step.text)?,
+        }
+    }
+    Ok(())
+}
+
+fn kernel_check() -> Check {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    check("kernel", "release", Status::Ok, release.trim())
+}
+
+fn rights() -> anyhow::Result<Vec<Check>> {
+    let missing = capabilities::missing()?;
+    if missing.is_empty() {
+        return Ok(vec![check("rights", "capabilities", Status::Ok, "all that are needed")]);
+    }
+    Ok(missing
+        .into_iter()
+        .map(|(name, what)| {
+            let mut check = check("rights", name, Status::Fail, format!("missing; needed for {what}"));
+            check.next_steps.push(Step { text: "run netdiag as root".into(), command: Some("sudo netdiag doctor".into()) });
+            check
+        })
+        .collect())
+}
+
+fn probes(engine: &mut Engine) -> Vec<Check> {
+    let session = engine.session();
+    let mut checks: Vec<Check> = session
+        .probes
+        .iter()
+        .map(|state| match state.attached {
+            Some(how) => {
+                let mut text = how.to_string();
+                for (how, why) in &state.failures {
+                    text.push_str(&format!("; not {how}: {why}"));
+                }
+                let status = if state.failures.is_empty() { Status::Ok } else { Status::Warn };
+                check("probes", state.probe.program, status, text)
+            }
+            None => {
+                let why: Vec<_> = state.failures.iter().map(|(how, why)| format!("{how}: {why}")).collect();
+                let summary = format!("{}; lost: {}", why.join("; "), state.probe.lost);
+                check("probes", state.probe.program, Status::Fail, summary)
+            }
+        })
+        .collect();
+    let absent = &session.absent_fields;
+    checks.push(if absent.is_empty() {
+        check("fields", "offsets", Status::Ok, "every field is in this kernel's BTF")
+    } else {
+        check("fields", "offsets", Status::Warn, format!("not in this kernel: {}", absent.join(", ")))
+    });
+    checks.push(if session.reasons.has_drops() {
+        check("fields", "drop reasons", Status::Ok, "named by the kernel")
+    } else {
+        check("fields", "drop reasons", Status::Warn, "none before 5.17: the function that dropped stands in")
+    });
+    checks
+}
+
+fn wire(engine: &mut Engine) -> Check {
+    let Some(own) = netns::current_inode() else {
+        return check("wire", "tc", Status::Fail, "the own network namespace is not readable");
+    };
+    let failures = engine.watch_wire(own);
+    if failures.is_empty() {
+        check("wire", "tc", Status::Ok, "attached to this namespace's interfaces, and taken away again")
+    } else {
+        check("wire", "tc", Status::Warn, failures.join("; "))
+    }
+}

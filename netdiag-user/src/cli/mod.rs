@@ -1,0 +1,40 @@
+//! One file per subcommand; thin.
+
+pub mod args;
+mod doctor;
+mod events;
+mod explain;
+mod run;
+mod shell;
+mod sink;
+mod status;
+mod watch;
+
+use std::process::ExitCode;
+
+use args::{Cli, Command};
+
+/// What a subcommand could not do; exit status 2.
+pub const FAILED: u8 = 2;
+
+pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Run(args) => run::run(args, &cli.global),
+        Command::Watch(args) => watch::watch(args, &cli.global),
+        Command::Explain(args) => explain::explain(args, &cli.global),
+        Command::Doctor => doctor::doctor(&cli.global),
+        Command::Completions(args) => shell::completions(args, &cli.global),
+        Command::Man => shell::man(&cli.global),
+    }
+}
+
+/// A line on standard error for people. That nobody may read it is no error.
+pub fn line(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// The same, said by netdiag.
+pub fn say(text: std::fmt::Arguments<'_>) {
+    line(&format!("netdiag: {text}"));
+}

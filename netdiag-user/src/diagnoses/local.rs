@@ -1,5 +1,0 @@
-//! Symptom `local`.
-
-use super::Diagnosis;
-
-pub const ALL: &[Diagnosis] = &[];

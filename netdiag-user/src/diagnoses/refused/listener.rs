@@ -1,0 +1,272 @@
+//! Nothing on this machine takes the request, and who nearly does.
+
+use std::net::IpAddr;
+
+use super::super::words::{host_port, in_netns, netns_phrase};
+use super::super::{Confidence, Evidence, Finding, Stage, Verdict, Where, WhereSide};
+use super::{has_icmp, is_udp, refused_by_an_end, request, was_reset};
+use crate::enrich::listeners::Listener;
+use crate::enrich::sockets::Protocol;
+use crate::track::{Place, What};
+
+/// Where the request met no socket.
+struct Arrival<'a> {
+    place: Place,
+    symbol: Option<&'a str>,
+    /// Index of the interface that it came in by; `None` where that is not known.
+    interface: Option<u32>,
+    /// Inode numbers of the namespaces that it may have been in.
+    namespaces: Vec<u64>,
+    confidence: Confidence,
+}
+
+/// The drop says it; failing that, the RST of an address of this machine does.
+fn arrival(evidence: &Evidence) -> Option<Arrival<'_>> {
+    if let Some((_, What::Dropped { packet, symbol, place, .. })) = evidence.drop_of(&["NO_SOCKET"], true) {
+        let namespaces =
+            if place.netns != 0 { vec![u64::from(place.netns)] } else { peer_namespaces(evidence) };
+        return Some(Arrival {
+            place: place.clone(),
+            symbol: symbol.as_deref(),
+            interface: (packet.iif != 0).then_some(packet.iif),
+            namespaces,
+            confidence: Confidence::Certain,
+        });
+    }
+    let by_socket = evidence.timeline.iter().any(|m| matches!(m.what, What::ResetAnswered { .. }));
+    let answered = match is_udp(evidence) {
+        true => has_icmp(evidence),
+        false => was_reset(evidence) && !by_socket,
+    };
+    if evidence.peer_is_local() != Some(true) || !answered {
+        return None;
+    }
+    let namespaces = peer_namespaces(evidence);
+    let place = match namespaces.as_slice() {
+        [only] => Place {
+            netns: u32::try_from(*only).unwrap_or(0),
+            netns_name: name_of(evidence, *only),
+            interface: None,
+        },
+        _ => Place::default(),
+    };
+    Some(Arrival { place, symbol: None, interface: None, namespaces, confidence: Confidence::Likely })
+}
+
+/// Namespaces of this machine where the peer's address is.
+fn peer_namespaces(evidence: &Evidence) -> Vec<u64> {
+    if evidence.connection.peer.ip().is_loopback() {
+        return vec![evidence.connection.netns.into()];
+    }
+    evidence.facts.peer_namespaces.iter().flatten().map(|netns| netns.inode).collect()
+}
+
+fn name_of(evidence: &Evidence, inode: u64) -> Option<String> {
+    let known = evidence.facts.peer_namespaces.iter().flatten().chain(&evidence.facts.netns);
+    known.filter(|netns| netns.inode == inode).find_map(|netns| netns.name.clone())
+}
+
+/// Sockets of the right protocol that listen on that port, anywhere on this machine.
+fn listeners(evidence: &Evidence) -> impl Iterator<Item = &Listener> {
+    let protocol = if is_udp(evidence) { Protocol::Udp } else { Protocol::Tcp };
+    let port = evidence.connection.peer.port();
+    let all = evidence.facts.listeners.iter().flatten();
+    all.filter(move |listener| listener.protocol == protocol && listener.local.port() == port)
+}
+
+/// Whether the listener would have taken the request. The benefit of the doubt makes it one that does: only a
+/// listener that surely does not may be named as "elsewhere".
+fn fits(listener: &Listener, arrival: &Arrival, address: IpAddr) -> bool {
+    let dual_stack_unknown =
+        listener.v6only.is_none() && listener.local.is_ipv6() && listener.local.ip().is_unspecified();
+    arrival.namespaces.contains(&listener.netns)
+        && (listener.accepts(address) || dual_stack_unknown)
+        && (listener.interface == 0 || arrival.interface.is_none_or(|index| index == listener.interface))
+}
+
+/// The listener on that port that most likely was meant, and how sure that is.
+fn elsewhere<'a>(evidence: &'a Evidence, arrival: &Arrival) -> Option<(Confidence, &'a Listener)> {
+    let address = evidence.connection.peer.ip();
+    if arrival.namespaces.is_empty() || listeners(evidence).any(|l| fits(l, arrival, address)) {
+        return None;
+    }
+    if let Some(near) = listeners(evidence).find(|l| arrival.namespaces.contains(&l.netns)) {
+        return Some((arrival.confidence, near));
+    }
+    let first = listeners(evidence).next()?;
+    let single = listeners(evidence).all(|l| l.netns == first.netns);
+    Some((if single { Confidence::Likely } else { Confidence::Possible }, first))
+}
+
+/// The request was dropped for lack of a socket, or answered with RST by an address of this machine.
+pub fn no_listener(evidence: &Evidence) -> Verdict {
+    let Some(arrival) = refused_by_an_end(evidence).then(|| arrival(evidence)).flatten() else {
+        return Verdict::Healthy;
+    };
+    let peer = evidence.connection.peer;
+    let now = listeners(evidence).find(|l| fits(l, &arrival, peer.ip()));
+    if arrival.confidence != Confidence::Certain {
+        if evidence.facts.listeners.is_none() || evidence.facts.listeners_incomplete {
+            return Verdict::NotEnough("the list of listeners could not be read completely".into());
+        }
+        if now.is_some() {
+            return Verdict::Healthy;
+        }
+    }
+    if elsewhere(evidence, &arrival).is_some_and(|(confidence, _)| confidence <= Confidence::Likely) {
+        return Verdict::Healthy;
+    }
+    let there = netns_phrase(evidence, arrival_netns(&arrival), arrival.place.netns_name.as_deref());
+    let mut explanation = reached(evidence, &arrival);
+    explanation.push_str(match now {
+        Some(_) => " Something listens there now, so it was started after this attempt.",
+        None => " The service is not running, has not finished starting, or uses another port.",
+    });
+    let mut finding = Finding::new(
+        arrival.confidence,
+        place(&arrival),
+        "refused",
+        format!("nothing listens on {}{there}", host_port(peer)),
+    )
+    .explain(explanation)
+    .next("see what listens on that port", list_command(evidence, &arrival, true));
+    finding = match now {
+        Some(listener) => finding
+            .advise(format!("{} listens there by now: try again", who(listener)))
+            .listener(listener.clone()),
+        None => finding
+            .next("see what listens at all, and on which ports", list_command(evidence, &arrival, false))
+            .advise("start the service, or correct the port in the client"),
+    };
+    finding.found()
+}
+
+/// As `no_listener`, but the port is taken by a listener that does not cover this address.
+pub fn bound_elsewhere(evidence: &Evidence) -> Verdict {
+    let Some(arrival) = refused_by_an_end(evidence).then(|| arrival(evidence)).flatten() else {
+        return Verdict::Healthy;
+    };
+    if evidence.facts.listeners.is_none() {
+        return Verdict::NotEnough("the list of listeners could not be read".into());
+    }
+    let Some((confidence, listener)) = elsewhere(evidence, &arrival) else { return Verdict::Healthy };
+    let peer = evidence.connection.peer;
+    let there = netns_phrase(evidence, arrival_netns(&arrival), arrival.place.netns_name.as_deref());
+    let same_netns = arrival.namespaces.contains(&listener.netns);
+    let listens = format!("{} listens on {}", who(listener), bound_to(evidence, listener, same_netns));
+    let reason = mismatch(listener, same_netns, peer.ip());
+    let mut finding = Finding::new(
+        confidence,
+        place(&arrival),
+        "refused",
+        format!("nothing listens on {}{there}, but {listens}", host_port(peer)),
+    )
+    .explain(format!("{} On this port {listens}, {reason}.", reached(evidence, &arrival)))
+    .listener(listener.clone())
+    .next("see the address that it listens on", list_command(evidence, &arrival, true));
+    finding = match same_netns {
+        true => finding.advise(format!(
+            "make the service listen on {} too (if it is meant to be reached there), or connect to {}",
+            peer.ip(),
+            host_port(listener.local),
+        )),
+        false => finding
+            .next("see the listener in its own namespace", elsewhere_command(evidence, listener))
+            .advise(
+                "connect to an address of that namespace, or publish the port, if that is the service meant",
+            ),
+    };
+    if confidence == Confidence::Possible {
+        finding = finding.or(&["refused.no-listener"]);
+    }
+    finding.found()
+}
+
+fn place(arrival: &Arrival) -> Where {
+    Where::new(WhereSide::Local, Stage::Socket).at(&arrival.place).symbol(arrival.symbol)
+}
+
+fn arrival_netns(arrival: &Arrival) -> Option<u32> {
+    (arrival.place.netns != 0).then_some(arrival.place.netns)
+}
+
+fn reached(evidence: &Evidence, arrival: &Arrival) -> String {
+    let (what, answer) = match is_udp(evidence) {
+        true => ("UDP", "ICMP \"port unreachable\""),
+        false => ("TCP", "RST"),
+    };
+    let request = request(evidence);
+    let kernel = match arrival.confidence {
+        Confidence::Certain => {
+            format!("The {request} reached {what} of this machine, which found no socket for it")
+        }
+        _ => format!("The address belongs to this machine, and no socket of it takes this {request}"),
+    };
+    format!("{kernel}; the kernel answered with {answer}. Network and firewall let it through.")
+}
+
+/// "nginx[77]", or "a process" where none is known.
+fn who(listener: &Listener) -> String {
+    listener
+        .processes
+        .first()
+        .map_or_else(|| "a socket".to_owned(), |process| format!("{}[{}]", process.comm, process.pid))
+}
+
+/// "127.0.0.1:8080", with what limits it.
+fn bound_to(evidence: &Evidence, listener: &Listener, same_netns: bool) -> String {
+    let mut text = host_port(listener.local);
+    if listener.interface != 0 {
+        let links = evidence.facts.links.iter().flatten();
+        let own = listener.netns == u64::from(evidence.connection.netns);
+        let name =
+            links.filter(|_| own).find(|link| link.ifindex == listener.interface).map(|link| &link.name);
+        text += &name
+            .map_or_else(|| format!(" of interface {}", listener.interface), |name| format!(" of {name}"));
+    }
+    if !same_netns {
+        let netns = u32::try_from(listener.netns).ok();
+        text += &match netns_phrase(evidence, netns, listener.netns_name.as_deref()).as_str() {
+            "" => " in the client's own network namespace".to_owned(),
+            phrase => phrase.to_owned(),
+        };
+    }
+    text
+}
+
+/// Why this listener does not get the request.
+fn mismatch(listener: &Listener, same_netns: bool, address: IpAddr) -> String {
+    let (local, address) = (listener.local.ip().to_canonical(), address.to_canonical());
+    match () {
+        () if !same_netns => {
+            "which is another network namespace: sockets there never see it. It may be an unrelated program"
+                .into()
+        }
+        () if local.is_unspecified() && local.is_ipv4() && address.is_ipv6() => "which is IPv4 only".into(),
+        () if local.is_unspecified() && local.is_ipv6() && address.is_ipv4() => "which is IPv6 only".into(),
+        () if local.is_loopback() => "which only this machine itself can reach, by that very address".into(),
+        () if local == address || local.is_unspecified() => "but on another interface only".into(),
+        () => format!("which does not cover {address}"),
+    }
+}
+
+fn list_command(evidence: &Evidence, arrival: &Arrival, one_port: bool) -> String {
+    let other = arrival_netns(arrival).is_some_and(|inode| inode != evidence.connection.netns);
+    let own = evidence.facts.netns.as_ref().and_then(|netns| netns.name.as_deref());
+    let prefix = in_netns(if other { arrival.place.netns_name.as_deref() } else { own });
+    let command = if is_udp(evidence) { "ss -lunp" } else { "ss -ltnp" };
+    match one_port {
+        true => format!("{prefix}{command} 'sport = :{}'", evidence.connection.peer.port()),
+        false => format!("{prefix}{command}"),
+    }
+}
+
+fn elsewhere_command(evidence: &Evidence, listener: &Listener) -> String {
+    let prefix = match (&listener.netns_name, listener.processes.first()) {
+        (Some(name), _) => in_netns(Some(name)),
+        (None, Some(process)) => format!("nsenter -t {} -n ", process.pid),
+        (None, None) => String::new(),
+    };
+    let command = if is_udp(evidence) { "ss -lunp" } else { "ss -ltnp" };
+    format!("{prefix}{command} 'sport = :{}'", listener.local.port())
+}

@@ -1,5 +1,0 @@
-//! Symptom `reset`.
-
-use super::Diagnosis;
-
-pub const ALL: &[Diagnosis] = &[];

@@ -1,5 +1,0 @@
-//! Symptom `timeout`.
-
-use super::Diagnosis;
-
-pub const ALL: &[Diagnosis] = &[];

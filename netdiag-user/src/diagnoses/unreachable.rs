@@ -1,5 +1,0 @@
-//! Symptom `unreachable`.
-
-use super::Diagnosis;
-
-pub const ALL: &[Diagnosis] = &[];

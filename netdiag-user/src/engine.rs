@@ -1,0 +1,251 @@
+//! The whole way, wired: records of the kernel to explained connections. `run`, `watch` and the like drive it.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsRawFd, RawFd};
+
+use aya::maps::{MapData, RingBuf};
+use nix::time::{ClockId, clock_gettime};
+
+use crate::diagnoses::{self, Coverage, Diagnosis, Evidence, Finding};
+use crate::enrich::facts::QueueSample;
+use crate::enrich::gather::Gatherer;
+use crate::enrich::{netns, owners, queues};
+use crate::kernel::KernelError;
+use crate::kernel::counters::Counts;
+use crate::kernel::loader::{Options, Session};
+use crate::probes::{self, Event, Suspect};
+use crate::track::{Connection, End, Finished, Limits, Side, Tracker};
+
+/// Nanoseconds of `CLOCK_MONOTONIC`, the clock of all records.
+pub fn now_ns() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map(|t| t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64)
+        .unwrap_or(0)
+}
+
+/// A connection that ended, and what is thought of it.
+#[derive(Debug)]
+pub struct Explained {
+    pub evidence: Evidence,
+    pub diagnosis: Option<(&'static Diagnosis, Finding)>,
+}
+
+impl Explained {
+    /// Whether something went wrong, explained or not.
+    pub fn failed(&self) -> bool {
+        self.diagnosis.is_some() || self.evidence.connection.errno.is_some()
+    }
+}
+
+/// Samples of a listener, taken while a connection to it was in trouble.
+const MAX_SAMPLED: usize = 1024;
+/// Samples of lost records, one a second at most.
+const LOST_SAMPLES: usize = 256;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Engine {
+    session: Session,
+    ring: Ring,
+    tracker: Tracker,
+    gatherer: Gatherer,
+    samples: HashMap<u64, Vec<QueueSample>>,
+    sampled: VecDeque<u64>,
+    /// When tc began to watch a namespace.
+    wire_since: HashMap<u64, u64>,
+    lost: VecDeque<(u64, u64)>,
+    missing: Vec<String>,
+    undecoded: u64,
+}
+
+struct Ring(RingBuf<MapData>);
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Ring({})", self.0.as_raw_fd())
+    }
+}
+
+impl Engine {
+    /// Loads and attaches.
+    pub fn start(options: Options) -> Result<Self, KernelError> {
+        let (session, ring) = Session::start(options)?;
+        let missing = session.missing_probes().into_iter().map(str::to_owned).collect();
+        let tracker = Tracker::new(Limits::default(), session.reasons.clone());
+        Ok(Self {
+            session,
+            ring: Ring(ring),
+            tracker,
+            gatherer: Gatherer::default(),
+            samples: HashMap::new(),
+            sampled: VecDeque::new(),
+            wire_since: HashMap::new(),
+            lost: VecDeque::new(),
+            missing,
+            undecoded: 0,
+        })
+    }
+
+    pub fn session(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
+    /// Readable when there are records.
+    pub fn fd(&self) -> RawFd {
+        self.ring.0.as_raw_fd()
+    }
+
+    /// When [`Engine::poll`] should be called at the latest, `CLOCK_MONOTONIC` nanoseconds.
+    pub fn next_due_ns(&self) -> Option<u64> {
+        self.tracker.next_due_ns()
+    }
+
+    /// Records that this build could not decode.
+    pub fn undecoded(&self) -> u64 {
+        self.undecoded
+    }
+
+    pub fn counters(&self) -> Result<Counts, KernelError> {
+        self.session.counters()
+    }
+
+    /// Lets tc watch a namespace's interfaces from now on.
+    pub fn watch_wire(&mut self, netns: u64) -> Vec<String> {
+        if self.wire_since.contains_key(&netns) {
+            return Vec::new();
+        }
+        let outcome = self.session.watch_wire(netns);
+        if !outcome.interfaces.is_empty() {
+            self.wire_since.insert(netns, now_ns());
+        }
+        outcome.failures
+    }
+
+    /// Takes all records that are there, and finishes the connections that are due.
+    pub fn poll(&mut self) -> Vec<Explained> {
+        while let Some(event) = self.next_event() {
+            match &event {
+                Event::Suspect(suspect) => self.suspect(suspect),
+                Event::Exec(exec) => {
+                    self.watch_wire(exec.netns.into());
+                }
+                _ => {}
+            }
+            self.tracker.add(event);
+        }
+        let now = now_ns();
+        self.note_lost(now);
+        let finished = self.tracker.due(now);
+        finished.into_iter().map(|finished| self.explain(finished)).collect()
+    }
+
+    /// The next record that can be decoded; one that cannot is counted.
+    fn next_event(&mut self) -> Option<Event> {
+        loop {
+            let item = self.ring.0.next()?;
+            match probes::decode(&item) {
+                Ok(event) => return Some(event),
+                Err(_) => self.undecoded += 1,
+            }
+        }
+    }
+
+    fn suspect(&mut self, suspect: &Suspect) {
+        self.watch_wire(suspect.netns.into());
+        let sample = queues::sample(suspect.tuple.destination, suspect.netns, suspect.time_ns);
+        if sample.is_empty() {
+            return;
+        }
+        if self.sampled.len() >= MAX_SAMPLED
+            && let Some(oldest) = self.sampled.pop_front()
+        {
+            self.samples.remove(&oldest);
+        }
+        self.sampled.push_back(suspect.sock);
+        self.samples.insert(suspect.sock, sample);
+    }
+
+    fn note_lost(&mut self, now: u64) {
+        let recent = self.lost.back().is_some_and(|(time, _)| now.saturating_sub(*time) < 1_000_000_000);
+        if recent {
+            return;
+        }
+        let Ok(counts) = self.session.counters() else { return };
+        if self.lost.len() >= LOST_SAMPLES {
+            self.lost.pop_front();
+        }
+        self.lost.push_back((now, counts.lost()));
+    }
+
+    fn lost_since(&self, start_ns: u64) -> u64 {
+        let now = self.session.counters().map(|counts| counts.lost()).unwrap_or(0);
+        let before = self.lost.iter().rev().find(|(time, _)| *time <= start_ns).map_or(0, |(_, lost)| *lost);
+        now.saturating_sub(before)
+    }
+
+    fn explain(&mut self, finished: Finished) -> Explained {
+        let Finished { mut connection, sock, timeline, other_end } = finished;
+        self.complete(&mut connection);
+        let mut samples = self.samples.remove(&sock).unwrap_or_default();
+        if !samples.is_empty() {
+            samples.extend(queues::sample(connection.peer, connection.netns, now_ns()));
+        }
+        let since = self.wire_since.get(&u64::from(connection.netns)).copied();
+        let coverage = Coverage {
+            lost_events: self.lost_since(connection.start_ns),
+            missing: self.missing.clone(),
+            wire: since.is_some_and(|since| since <= connection.start_ns),
+            wire_since_suspect: since.is_some(),
+        };
+        let troubled = connection.errno.is_some() || !is_orderly(&connection);
+        let facts = if troubled { self.gatherer.gather(&connection, samples) } else { Default::default() };
+        let mut evidence = Evidence { connection, timeline, other_end, facts, coverage };
+        self.name_interfaces(&mut evidence);
+        let diagnosis = if troubled { diagnoses::diagnose(&evidence) } else { None };
+        Explained { evidence, diagnosis }
+    }
+
+    /// Owner and side of a connection whose beginning was not seen, from its socket or its listener.
+    fn complete(&mut self, connection: &mut Connection) {
+        if connection.owner.is_some() {
+            return;
+        }
+        let Some(found) = owners::find(connection) else { return };
+        if found.inbound {
+            connection.side = Side::Inbound;
+        } else {
+            connection.side = Side::Outbound;
+        }
+        connection.asked |= found.owner.as_ref().is_some_and(|owner| self.session.is_followed(owner.pid));
+        connection.owner = found.owner;
+    }
+
+    /// tc does not know names: they are filled in here, by index and namespace.
+    fn name_interfaces(&self, evidence: &mut Evidence) {
+        use crate::track::What;
+        let own = evidence.connection.netns;
+        for moment in &mut evidence.timeline {
+            let (packet, place) = match &mut moment.what {
+                What::Wire { packet, place, .. } | What::IcmpReceived { packet, place } => (packet, place),
+                _ => continue,
+            };
+            if place.interface.is_some() {
+                continue;
+            }
+            if let Some((inode, name)) = self.session.wire().interface(own.into(), packet.ifindex) {
+                place.interface = Some(name.to_owned());
+                place.netns = u32::try_from(inode).unwrap_or(0);
+                place.netns_name = netns::name_of(inode);
+            }
+        }
+    }
+}
+
+/// Whether both sides said goodbye, or nobody was hurt: nothing to explain.
+fn is_orderly(connection: &Connection) -> bool {
+    use crate::probes::TcpState::{Closing, FinWait1, FinWait2, LastAck, TimeWait};
+    match connection.end {
+        End::State { from: FinWait1 | FinWait2 | Closing | LastAck | TimeWait, .. } => true,
+        End::State { .. } | End::CallFailed { .. } | End::SocketError => false,
+    }
+}

@@ -1,0 +1,45 @@
+//! Whose a socket is, when its beginning was not seen.
+
+use std::collections::HashSet;
+
+use super::holders;
+use super::netns;
+use super::process::Process;
+use super::sockets::{self, Ports, SocketInfo, states};
+use crate::probes::{Owner, protocol};
+use crate::track::Connection;
+
+/// What the sockets of the namespace tell about a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub owner: Option<Owner>,
+    /// A listener holds the local port: the connection came to it.
+    pub inbound: bool,
+}
+
+/// Looks for the socket itself, then for a listener on its local port.
+///
+/// The process is the first that holds the socket; the thread is not known, so `tid` equals `pid`.
+pub fn find(connection: &Connection) -> Option<Found> {
+    let handle = netns::find(connection.netns.into())?;
+    let ports = Some(Ports::local(connection.local.port()));
+    let all = if connection.protocol == protocol::UDP {
+        sockets::udp(Some(&handle), states::ALL, ports)
+    } else {
+        sockets::tcp(Some(&handle), states::ALL, ports)
+    };
+    let all = all.ok()?;
+    let is_listener = |socket: &&SocketInfo| socket.state == sockets::State::Listen;
+    let itself =
+        all.iter().find(|s| s.local == connection.local && s.peer == connection.peer && s.inode != 0);
+    let listener = all.iter().find(is_listener);
+    let unconnected = || all.iter().find(|s| connection.protocol == protocol::UDP && s.inode != 0);
+    let socket = itself.or(listener).or_else(unconnected)?;
+    let owners = holders::owners_of(&HashSet::from([socket.inode]));
+    let owner = owners.get(&socket.inode).and_then(|processes| processes.first()).map(owner_of);
+    Some(Found { owner, inbound: listener.is_some() })
+}
+
+fn owner_of(process: &Process) -> Owner {
+    Owner { pid: process.pid, tid: process.pid, uid: process.uid, cgroup: 0, comm: process.comm.clone() }
+}

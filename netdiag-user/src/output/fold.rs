@@ -1,0 +1,199 @@
+//! Repeats: the first report of a flow and cause is shown at once, those after it are counted.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::report::{Endpoint, Report};
+
+/// Flows that are remembered; beyond, the one that was quiet for longest is forgotten.
+const MAX_KEYS: usize = 1024;
+/// Repeats are told this often.
+const INTERVAL: SignedDuration = SignedDuration::from_secs(10);
+/// A flow that was quiet for so long is new again, with a full card.
+const FORGET: SignedDuration = SignedDuration::from_mins(10);
+
+/// What makes two reports the same problem. Processes count by name, so that a loop that starts one after
+/// the other is one; the port that the kernel chose does not count.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    code: String,
+    comm: Option<String>,
+    netns: u32,
+    protocol: String,
+    local: (IpAddr, Option<u16>),
+    peer: (IpAddr, Option<u16>),
+    errno: Option<String>,
+}
+
+impl Key {
+    fn of(report: &Report) -> Self {
+        let connection = &report.connection;
+        let fixed = |end: Endpoint| (end.address, Some(end.port));
+        let chosen = |end: Endpoint| (end.address, None);
+        let keeps_local_port = connection.is_inbound() || !connection.has_peer();
+        let (local, peer) = if keeps_local_port {
+            (fixed(connection.local), chosen(connection.peer))
+        } else {
+            (chosen(connection.local), fixed(connection.peer))
+        };
+        Self {
+            code: report.code.clone(),
+            comm: report.process.as_ref().map(|process| process.comm.clone()),
+            netns: connection.netns,
+            protocol: connection.protocol.clone(),
+            local,
+            peer,
+            errno: report.errno.clone(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// When it was last shown.
+    told: Timestamp,
+    seen: Timestamp,
+    /// The latest repeat, with `count`, `first` and `last` of those not shown yet.
+    repeats: Option<Box<Report>>,
+}
+
+/// Folds repeats. The counts of all reports that it lets through add up to the number that went in.
+#[derive(Debug, Default)]
+pub struct Folder {
+    entries: HashMap<Key, Entry>,
+    /// Repeats of flows that had to be forgotten.
+    due: Vec<Report>,
+}
+
+impl Folder {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The report, if it is to be shown now; a repeat is kept for [`tick`](Self::tick).
+    pub fn add(&mut self, report: Report) -> Option<Report> {
+        let key = Key::of(&report);
+        let time = report.last;
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.seen = entry.seen.max(time);
+            let repeat = match entry.repeats.take() {
+                Some(before) => Report {
+                    count: before.count + report.count,
+                    first: before.first.min(report.first),
+                    last: before.last.max(report.last),
+                    ..report
+                },
+                None => report,
+            };
+            entry.repeats = Some(Box::new(repeat));
+            return None;
+        }
+        if self.entries.len() >= MAX_KEYS {
+            self.forget_oldest();
+        }
+        self.entries.insert(key, Entry { told: time, seen: time, repeats: None });
+        Some(report)
+    }
+
+    /// Repeats that are due, oldest first.
+    pub fn tick(&mut self, now: Timestamp) -> Vec<Report> {
+        let mut due = std::mem::take(&mut self.due);
+        for entry in self.entries.values_mut() {
+            if now.duration_since(entry.told) >= INTERVAL
+                && let Some(repeats) = entry.repeats.take()
+            {
+                entry.told = now;
+                due.push(*repeats);
+            }
+        }
+        self.entries.retain(|_, entry| entry.repeats.is_some() || now.duration_since(entry.seen) < FORGET);
+        due.sort_by_key(|report| report.first);
+        due
+    }
+
+    /// All repeats that were not shown yet, oldest first; everything is forgotten.
+    pub fn finish(&mut self) -> Vec<Report> {
+        let mut due = std::mem::take(&mut self.due);
+        due.extend(self.entries.drain().filter_map(|(_, entry)| entry.repeats).map(|repeats| *repeats));
+        due.sort_by_key(|report| report.first);
+        due
+    }
+
+    fn forget_oldest(&mut self) {
+        let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.seen).map(|(key, _)| key.clone());
+        if let Some(entry) = oldest.and_then(|key| self.entries.remove(&key)) {
+            self.due.extend(entry.repeats.map(|repeats| *repeats));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::testing;
+
+    fn at(second: i64, local_port: u16) -> Report {
+        let time = Timestamp::from_second(1_700_000_000 + second).unwrap();
+        let mut report = testing::firewall_drop();
+        report.connection.local.port = local_port;
+        Report { first: time, last: time, ..report }
+    }
+
+    fn now(second: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 + second).unwrap()
+    }
+
+    #[test]
+    fn the_first_is_shown_and_repeats_are_counted() {
+        let mut folder = Folder::new();
+        assert!(folder.add(at(0, 40_000)).is_some());
+        assert!(folder.add(at(2, 40_001)).is_none());
+        assert!(folder.add(at(4, 40_002)).is_none());
+        assert!(folder.tick(now(5)).is_empty());
+        let due = folder.tick(now(10));
+        assert_eq!(due.len(), 1);
+        assert_eq!((due[0].count, due[0].first, due[0].last), (2, now(2), now(4)));
+        assert!(folder.add(at(11, 40_003)).is_none());
+        assert_eq!(folder.finish()[0].count, 1);
+        assert!(folder.finish().is_empty());
+    }
+
+    #[test]
+    fn another_peer_or_cause_is_another_problem() {
+        let mut folder = Folder::new();
+        assert!(folder.add(at(0, 1)).is_some());
+        let mut other = at(0, 1);
+        other.connection.peer.port = 81;
+        assert!(folder.add(other).is_some());
+        assert!(folder.add(Report { code: "timeout.no-reply".into(), ..at(0, 1) }).is_some());
+        assert!(folder.add(Report { errno: Some("ETIMEDOUT".into()), ..at(0, 1) }).is_some());
+    }
+
+    #[test]
+    fn after_a_long_silence_it_is_new() {
+        let mut folder = Folder::new();
+        assert!(folder.add(at(0, 1)).is_some());
+        assert!(folder.tick(now(599)).is_empty());
+        assert!(folder.add(at(599, 1)).is_none());
+        assert_eq!(folder.tick(now(700)).len(), 1);
+        assert!(folder.tick(now(1300)).is_empty());
+        assert!(folder.add(at(1300, 1)).is_some());
+    }
+
+    #[test]
+    fn it_is_bounded_and_loses_no_count() {
+        let mut folder = Folder::new();
+        let mut shown = 0;
+        for n in 0..5000u32 {
+            let mut report = at(i64::from(n), 1);
+            report.connection.peer.port = (n % 2500) as u16;
+            shown += u64::from(folder.add(report.clone()).is_some());
+            shown += u64::from(folder.add(report).is_some());
+        }
+        assert!(folder.entries.len() <= MAX_KEYS);
+        shown += folder.finish().iter().map(|report| report.count).sum::<u64>();
+        assert_eq!(shown, 10_000);
+    }
+}

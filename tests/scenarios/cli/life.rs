@@ -1,0 +1,179 @@
+//! netdiag comes, watches and goes, however it is made to go.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use netdiag_tests::net::{Family, Namespace, Topology};
+use netdiag_tests::netdiag::{Run, Watch};
+use netdiag_tests::process::{Process, run};
+use netdiag_tests::{clients, hooks, tools};
+use nix::sys::signal::Signal;
+
+use super::{LIMIT, netdiag, netdiag_inside};
+
+const NO_LISTENER: &str = "refused.no-listener";
+/// The kernel frees programs after a grace period.
+const FREED_WITHIN: Duration = Duration::from_secs(5);
+
+pub fn two_at_once() -> Result<()> {
+    let host = Namespace::new("host")?;
+    let client = clients::connect(Family::V4.loopback(18501))?;
+    let first = Watch::start_inside(&[&host], &["port 18501"])?;
+    let second = Watch::start_inside(&[&host], &["dst port 18501"])?;
+    // The watches put hooks on the namespace that `run` checks for leftovers: theirs stay.
+    let report = Run::inside(&host).command(&client)?;
+    report.exits(1)?.the_only(NO_LISTENER)?.certain()?;
+    for watch in [first, second] {
+        watch.wait_for(NO_LISTENER, Duration::from_secs(5))?;
+        watch.stop()?.exits(0)?.the_only(NO_LISTENER)?.certain()?;
+    }
+    ensure!(hooks::present(Some(&host))?.is_empty());
+    Ok(())
+}
+
+/// Programs, links and maps that a process has descriptors of, as bpftool names them.
+fn bpf_objects(pid: u32) -> Result<BTreeSet<(&'static str, u32)>> {
+    const KINDS: [(&str, &str); 3] = [("prog_id:", "prog"), ("link_id:", "link"), ("map_id:", "map")];
+    let mut objects = BTreeSet::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        // It may have been closed in between.
+        let text = std::fs::read_to_string(entry?.path()).unwrap_or_default();
+        for line in text.lines() {
+            for (field, kind) in KINDS {
+                if let Some(id) = line.strip_prefix(field) {
+                    objects.insert((kind, id.trim().parse()?));
+                }
+            }
+        }
+    }
+    Ok(objects)
+}
+
+fn exists(kind: &str, id: u32) -> Result<bool> {
+    let mut command = std::process::Command::new(tools::path("bpftool"));
+    command.args([kind, "show", "id", &id.to_string()]);
+    Ok(run(command, LIMIT)?.code() == 0)
+}
+
+fn pinned() -> BTreeSet<std::path::PathBuf> {
+    fn walk(directory: &Path, found: &mut BTreeSet<std::path::PathBuf>) {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            if entry.path().is_dir() {
+                walk(&entry.path(), found);
+            }
+            found.insert(entry.path());
+        }
+    }
+    let mut found = BTreeSet::new();
+    walk(Path::new("/sys/fs/bpf"), &mut found);
+    found
+}
+
+/// Starts netdiag, ends it by `signal`, and looks for what is left of its programs.
+fn ends(host: &Namespace, process: Process, pinned_before: &BTreeSet<std::path::PathBuf>, signal: Signal) -> Result<i32> {
+    let objects = bpf_objects(process.pid())?;
+    ensure!(objects.iter().any(|(kind, _)| *kind == "prog"), "it has no program: {objects:?}");
+    ensure!(!hooks::present(Some(host))?.is_empty(), "it has no tc hook, so this shows nothing");
+    process.signal(signal)?;
+    let output = process.wait(Duration::from_secs(8))?;
+    let deadline = Instant::now() + FREED_WITHIN;
+    loop {
+        let mut left: Vec<String> = hooks::present(Some(host))?.into_iter().collect();
+        for (kind, id) in &objects {
+            if exists(kind, *id)? {
+                left.push(format!("{kind} {id}"));
+            }
+        }
+        left.extend(pinned().difference(pinned_before).map(|path| path.display().to_string()));
+        if left.is_empty() {
+            return Ok(output.code());
+        }
+        ensure!(Instant::now() < deadline, "left behind: {left:?}\n{output}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn watch_ends_by(signal: Signal) -> Result<i32> {
+    let host = Namespace::new("host")?;
+    let before = pinned();
+    let process = Process::spawn(netdiag_inside(&host, &["watch", "port 18502"])?)?;
+    process.wait_for_error_line("netdiag: watching", LIMIT)?;
+    ends(&host, process, &before, signal)
+}
+
+pub fn ctrl_c_leaves_nothing() -> Result<()> {
+    let code = watch_ends_by(Signal::SIGINT)?;
+    ensure!(code == 0, "exit code {code}");
+    Ok(())
+}
+
+pub fn sigterm_leaves_nothing() -> Result<()> {
+    let code = watch_ends_by(Signal::SIGTERM)?;
+    ensure!(code == 0, "exit code {code}");
+    Ok(())
+}
+
+pub fn kill_leaves_nothing() -> Result<()> {
+    let code = watch_ends_by(Signal::SIGKILL)?;
+    ensure!(code == 137, "exit code {code}");
+    Ok(())
+}
+
+/// The command lives on; it holds nothing of netdiag's.
+pub fn killed_run_leaves_nothing() -> Result<()> {
+    let host = Namespace::new("host")?;
+    let before = pinned();
+    let process = Process::spawn(netdiag_inside(&host, &["run", "--", "sh", "-c", "echo started; exec sleep 20"])?)?;
+    process.wait_for_line("started", LIMIT)?;
+    let code = ends(&host, process, &before, Signal::SIGKILL)?;
+    ensure!(code == 137, "exit code {code}");
+    Ok(())
+}
+
+pub fn watch_ends_by_itself() -> Result<()> {
+    let output = run(netdiag(&["watch", "--duration", "700ms", "port 18503"])?, LIMIT)?;
+    output.exits(0)?;
+    ensure!(output.stdout.is_empty(), "{output}");
+    ensure!(output.stderr.lines().count() == 2, "expected a first and a last line from {output}");
+    Ok(())
+}
+
+/// A namespace that is deleted while netdiag watches it goes away: netdiag holds no descriptor of it.
+pub fn namespaces_are_let_go() -> Result<()> {
+    let process = Process::spawn(netdiag(&["watch"])?)?;
+    process.wait_for_error_line("netdiag: watching", LIMIT)?;
+    let net = Topology::new()?;
+    let inodes: Vec<u64> = net.namespaces().iter().map(|namespace| namespace.inode()).collect();
+    net.client.run(&clients::connect(Family::V4.server(18504))?)?.exits(1)?;
+    // A SYN that is sent again brings tc to the namespace.
+    net.server.ip("link set eth0 down")?;
+    net.client.run(&clients::steps(&format!("connect={},1300", Family::V4.server(18505)))?)?;
+    drop(net);
+    let deadline = Instant::now() + Duration::from_secs(4);
+    loop {
+        let held = held_namespaces(process.pid()).context("netdiag has ended")?;
+        let left: Vec<&u64> = inodes.iter().filter(|inode| held.contains(inode)).collect();
+        if left.is_empty() {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "descriptors of deleted namespaces are open: {left:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    process.signal(Signal::SIGINT)?;
+    process.wait(LIMIT)?.exits(0)?;
+    Ok(())
+}
+
+/// Inode numbers of the network namespaces that a process has descriptors of.
+fn held_namespaces(pid: u32) -> Result<BTreeSet<u64>> {
+    let mut held = BTreeSet::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let Ok(link) = std::fs::read_link(entry?.path()) else { continue };
+        let link = link.to_string_lossy();
+        let inode = link.strip_prefix("net:[").and_then(|rest| rest.trim_end_matches(']').parse().ok());
+        held.extend(inode);
+    }
+    Ok(held)
+}

@@ -1,0 +1,202 @@
+//! A rule, somewhere on this machine, drops the SYN.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use netdiag_tests::clients::{connect, curl, nc, python};
+use netdiag_tests::net::{Family, Namespace, Topology};
+use netdiag_tests::netdiag::{Diagnosis, Report};
+use netdiag_tests::remote::{Behaviour, Remote};
+use netdiag_tests::servers;
+
+use super::{chain, happened_in, run_steps, sure};
+
+const DROP: &str = "tcp dport 8080 drop";
+/// One SYN, one retransmission.
+const PATIENCE: f64 = 1.4;
+
+/// The rule in `place` explains it; the service behind it would have answered.
+fn dropped_by_nft<'a>(report: &'a Report, place: &Namespace, hook: &str) -> Result<Diagnosis<'a>> {
+    let diagnosis = report.the_only("timeout.firewall-drop")?.certain()?;
+    happened_in(diagnosis, place)?
+        .has("/where/stage", "netfilter")?
+        .has("/firewall/hook", hook)?
+        .has("/firewall/engine", "nftables")
+}
+
+pub fn output(family: Family) -> Result<()> {
+    let net = Topology::new()?;
+    net.client.nft(&chain("inet", "output", DROP))?;
+    let _server = servers::http(&net.server, family.server(8080))?;
+    let report = net.netdiag_run(&curl(family.server(8080), PATIENCE))?;
+    dropped_by_nft(report.exits(28)?, &net.client, "output")?.errno(None)?.has("/process/comm", "curl")?;
+    Ok(())
+}
+
+pub fn names_the_rule(family: Family) -> Result<()> {
+    let net = Topology::new()?;
+    let (table, address) = (family.nft(), family.server(0).ip());
+    let rules = format!("tcp dport 22 accept; {table} daddr {address} tcp dport 8080 counter drop");
+    net.client.nft(&chain(table, "output", &rules))?;
+    let report = net.netdiag_run(&curl(family.server(8080), PATIENCE))?;
+    let diagnosis = dropped_by_nft(report.exits(28)?, &net.client, "output")?.has("/firewall/family", table)?;
+    let diagnosis = diagnosis.has("/firewall/table", "fw")?.has("/firewall/chain", "c")?;
+    let diagnosis = diagnosis.has("/firewall/handle", 3)?.has("/firewall/exact", true)?;
+    diagnosis.mentions("/firewall/rule", "tcp dport 8080")?.mentions("/firewall/rule", "drop")?;
+    Ok(())
+}
+
+pub fn policy() -> Result<()> {
+    let net = Topology::new()?;
+    let rules = "policy drop; icmpv6 type != 0 accept; tcp dport 443 accept";
+    net.client.nft(&chain("inet", "output", rules))?;
+    let report = net.netdiag_run(&curl(Family::V6.server(8080), PATIENCE))?;
+    let diagnosis = dropped_by_nft(report.exits(28)?, &net.client, "output")?;
+    diagnosis.has("/firewall/policy", true)?.has("/firewall/chain", "c")?.has("/firewall/rule", ())?;
+    Ok(())
+}
+
+pub fn kernel_gives_up() -> Result<()> {
+    let net = Topology::new()?;
+    net.client.syn_retries(1)?;
+    net.client.nft(&chain("ip", "output", DROP))?;
+    let report = net.netdiag_run(&connect(Family::V4.server(8080))?)?;
+    dropped_by_nft(report.exits(1)?, &net.client, "output")?.errno(Some("ETIMEDOUT"))?;
+    Ok(())
+}
+
+pub fn in_server(family: Family, hook: &str) -> Result<()> {
+    let net = Topology::new()?;
+    net.server.nft(&chain("inet", hook, DROP))?;
+    let _server = servers::echo(&net.server, family.server(8080))?;
+    let report = net.netdiag_run(&python(family.server(8080), Some(PATIENCE), 0))?;
+    dropped_by_nft(report.exits(1)?, &net.server, hook)?.errno(None)?;
+    Ok(())
+}
+
+pub fn in_router(family: Family, hook: &str) -> Result<()> {
+    let net = Topology::new()?;
+    net.router.nft(&chain(family.nft(), hook, DROP))?;
+    let _server = servers::echo(&net.server, family.server(8080))?;
+    let report = net.netdiag_run(&nc(family.server(8080), 2))?;
+    dropped_by_nft(report.exits(1)?, &net.router, hook)?.errno(None)?;
+    Ok(())
+}
+
+pub fn postrouting(family: Family) -> Result<()> {
+    let net = Topology::new()?;
+    net.client.nft(&chain("inet", "postrouting", "oifname eth0 tcp dport 8080 drop"))?;
+    let _server = servers::http(&net.server, family.server(8080))?;
+    let report = net.netdiag_run(&curl(family.server(8080), PATIENCE))?;
+    dropped_by_nft(report.exits(28)?, &net.client, "postrouting")?.errno(None)?;
+    Ok(())
+}
+
+pub fn ingress() -> Result<()> {
+    let net = Topology::new()?;
+    net.server.nft(&chain("netdev", "ingress device eth0", DROP))?;
+    let _server = servers::http(&net.server, Family::V4.server(8080))?;
+    let report = net.netdiag_run(&curl(Family::V4.server(8080), PATIENCE))?;
+    dropped_by_nft(report.exits(28)?, &net.server, "ingress")?.errno(None)?;
+    Ok(())
+}
+
+pub fn iptables(family: Family, variant: &str) -> Result<()> {
+    let net = Topology::new()?;
+    let program = format!("{}-{variant}", if family == Family::V4 { "iptables" } else { "ip6tables" });
+    let rule = "-A OUTPUT -p tcp --dport 8080 -j DROP";
+    let words: Vec<&str> = std::iter::once(program.as_str()).chain(rule.split(' ')).collect();
+    net.client.run(&words)?.exits(0)?;
+    let _server = servers::http(&net.server, family.server(8080))?;
+    let report = net.netdiag_run(&curl(family.server(8080), PATIENCE))?;
+    if variant == "nft" {
+        dropped_by_nft(report.exits(28)?, &net.client, "output")?.errno(None)?;
+        return Ok(());
+    }
+    let diagnosis = report.exits(28)?.the_only("timeout.firewall-drop")?.certain()?.errno(None)?;
+    happened_in(diagnosis, &net.client)?.has("/firewall/hook", "output")?;
+    ensure!(diagnosis.at("/firewall/engine") != "nftables", "{}", report.dump());
+    Ok(())
+}
+
+/// Too short for a retransmission, but the kernel said what it did to the SYN.
+pub fn short_limit() -> Result<()> {
+    let net = Topology::new()?;
+    net.client.nft(&chain("inet", "output", DROP))?;
+    let report = net.netdiag_run(&curl(Family::V4.server(8080), 0.5))?;
+    dropped_by_nft(report.exits(28)?, &net.client, "output")?.errno(None)?;
+    Ok(())
+}
+
+pub fn rule_for_other_port() -> Result<()> {
+    let net = Topology::new()?;
+    net.client.nft(&chain("inet", "output", "tcp dport 8081 drop"))?;
+    let _server = servers::http(&net.server, Family::V4.server(8080))?;
+    net.netdiag_run(&curl(Family::V4.server(8080), 2.5))?.exits(0)?.nothing()?;
+    Ok(())
+}
+
+pub fn rule_counts_and_accepts() -> Result<()> {
+    let net = Topology::new()?;
+    let remote = Remote::start(&net.router, &[(8080, Behaviour::Silent)])?;
+    for namespace in [&net.client, &net.router] {
+        let rules = "tcp dport 8080 counter accept; tcp dport 9999 drop";
+        namespace.nft(&chain("inet", if namespace.inode() == net.client.inode() { "output" } else { "forward" }, rules))?;
+    }
+    let _server = servers::http(&net.server, Family::V4.server(8080))?;
+    net.netdiag_run(&curl(Family::V4.server(8080), 2.5))?.exits(0)?.nothing()?;
+    let report = net.netdiag_run(&curl(Family::V4.remote(8080), PATIENCE))?;
+    sure(report.exits(28)?.the_only("timeout.no-reply")?)?.has("/firewall", ())?;
+    drop(remote);
+    Ok(())
+}
+
+/// A rate limit eats one SYN; the next one passes.
+pub fn first_syn_only() -> Result<()> {
+    let net = Topology::new()?;
+    let rules = "tcp dport 8080 tcp flags syn limit rate 1/hour burst 1 packets counter drop";
+    net.client.nft(&chain("inet", "output", rules))?;
+    let _server = servers::http(&net.server, Family::V4.server(8080))?;
+    let report = net.netdiag_run(&curl(Family::V4.server(8080), 4.0))?;
+    report.exits(0)?.nothing()?;
+    let ruleset = net.client.run(&["nft", "list", "ruleset"])?;
+    ruleset.says("counter packets 1 ")?;
+    Ok(())
+}
+
+/// The same rule, addresses and port, with a client that runs into it, in a network of its own.
+pub fn unrelated_namespace() -> Result<()> {
+    let (net, other) = (Topology::new()?, Topology::new()?);
+    let _remote = Remote::start(&net.router, &[(8080, Behaviour::Silent)])?;
+    other.client.nft(&chain("inet", "output", DROP))?;
+    let address = Family::V4.remote(8080);
+    let _noise = other.client.spawn(&connect(address)?)?;
+    let report = run_steps(&net, &format!("tcp connect={address},1400"))?;
+    let diagnosis = sure(report.exits(3)?.the_only("timeout.no-reply")?)?;
+    diagnosis.has("/connection/netns", net.client.inode())?.has("/firewall", ())?;
+    Ok(())
+}
+
+/// As before, and even the client's port is the same: only socket and namespace tell the two apart.
+pub fn same_tuple_elsewhere() -> Result<()> {
+    let (net, other) = (Topology::new()?, Topology::new()?);
+    let _remote = Remote::start(&net.router, &[(8080, Behaviour::Silent)])?;
+    other.client.nft(&chain("inet", "output", DROP))?;
+    let address = Family::V4.remote(8080);
+    let steps = format!("tcp bind={}:45678 connect={address}", Family::V4.client());
+    let noise = other.client.spawn(&netdiag_tests::clients::steps(&steps)?)?;
+    let report = run_steps(&net, &format!("{steps},1400"))?;
+    sure(report.exits(3)?.the_only("timeout.no-reply")?)?.has("/firewall", ())?;
+    drop(noise);
+    Ok(())
+}
+
+/// Connection tracking refuses the SYN because its table is full. That is no rule.
+pub fn conntrack_table_full() -> Result<()> {
+    let net = Topology::new()?;
+    let _full = FullTable::new(&net.client)?;
+    let _server = servers::http(&net.server, Family::V4.server(8080))?;
+    let report = run_steps(&net, &format!("tcp connect={},1400", Family::V4.server(8080)))?;
+    report.exits(3)?.never("timeout.firewall-drop")?.never("timeout.no-reply")?;
+    Ok(())
+}
