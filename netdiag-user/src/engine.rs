@@ -33,7 +33,8 @@ pub struct Explained {
 impl Explained {
     /// Whether something went wrong, explained or not.
     pub fn failed(&self) -> bool {
-        self.diagnosis.is_some() || self.evidence.connection.errno.is_some()
+        let connection = &self.evidence.connection;
+        self.diagnosis.is_some() || connection.errno.is_some() || connection.died_connecting()
     }
 }
 

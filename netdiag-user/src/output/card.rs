@@ -166,7 +166,8 @@ impl Card<'_> {
                     self.line(&format!("{head}{command}{gap}{text}"));
                 }
                 Some(command) => {
-                    self.row(label.take().unwrap_or_default(), &[format!("{text}:")]);
+                    let end = if text.ends_with(['?', '.', ':', '!']) { "" } else { ":" };
+                    self.row(label.take().unwrap_or_default(), &[format!("{text}{end}")]);
                     let head = self.label(None);
                     let command = look.paint(Tone::Code, &command);
                     self.line(&format!("{head}  {command}"));

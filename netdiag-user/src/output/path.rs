@@ -5,7 +5,7 @@
 
 use super::report::{ProcessPart, Report};
 use super::style::Tone;
-use crate::diagnoses::{Stage, WhereSide};
+use crate::diagnoses::{Confidence, Stage, WhereSide};
 use crate::track::Hook;
 
 /// A piece of the picture; lines may break between pieces.
@@ -89,7 +89,7 @@ enum Spot {
 fn route(report: &Report) -> (Vec<String>, Break) {
     let spot = spot(report);
     let way = way(report, spot);
-    let doubt = report.place.side == WhereSide::Unknown;
+    let doubt = report.place.side == WhereSide::Unknown || report.confidence == Confidence::Possible;
     if !report.connection.has_peer() {
         let node = usize::from(spot != Spot::Process);
         return (vec![process(report), "socket".into()], Break { node, way: Way::ToPeer, doubt });
@@ -116,7 +116,8 @@ fn route(report: &Report) -> (Vec<String>, Break) {
             Spot::Cgroup | Spot::Filter | Spot::Neighbour | Spot::Between => *candidate == spot,
             Spot::Route => !report.connection.is_inbound() || spot == Spot::Route,
             Spot::Network => *candidate == spot || !on_this_machine,
-            Spot::Process | Spot::Socket | Spot::Interface | Spot::Peer => true,
+            Spot::Interface => *candidate == spot || interface(report).is_some(),
+            Spot::Process | Spot::Socket | Spot::Peer => true,
         })
         .collect();
     let node = shown.iter().position(|candidate| *candidate == spot).unwrap_or(0);
@@ -212,11 +213,7 @@ fn name(report: &Report, shown: Spot, spot: Spot) -> String {
         Spot::Cgroup => "cgroup bpf".into(),
         Spot::Route => "route".into(),
         Spot::Filter => filter(report),
-        Spot::Interface => {
-            let own = if elsewhere(report) { None } else { report.place.interface.as_ref() };
-            let unknown = if connection.peer.address.is_loopback() { "lo" } else { "interface" };
-            connection.interface.as_ref().or(own).cloned().unwrap_or_else(|| unknown.into())
-        }
+        Spot::Interface => interface(report).unwrap_or("interface").to_owned(),
         Spot::Neighbour => neighbour(report),
         Spot::Between => format!("{}{}", filter(report), namespace(report)),
         Spot::Network => match router(report) {
@@ -228,6 +225,13 @@ fn name(report: &Report, shown: Spot, spot: Spot) -> String {
             format!("{}{namespace}", connection.end_text(connection.peer))
         }
     }
+}
+
+/// Where packets leave this end.
+fn interface(report: &Report) -> Option<&str> {
+    let place = report.place.interface.as_deref().filter(|_| !elsewhere(report));
+    let loopback = report.connection.peer.address.is_loopback().then_some("lo");
+    report.connection.interface.as_deref().or(place).or(loopback)
 }
 
 fn neighbour(report: &Report) -> String {

@@ -172,7 +172,7 @@ fn held_namespaces(pid: u32) -> Result<BTreeSet<u64>> {
     for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
         let Ok(link) = std::fs::read_link(entry?.path()) else { continue };
         let link = link.to_string_lossy();
-        let inode = link.strip_prefix("net:[").and_then(|rest| rest.trim_end_matches(']').parse().ok());
+        let inode = link.strip_prefix("net:[").and_then(|rest| rest.trim_end_matches(']').parse::<u64>().ok());
         held.extend(inode);
     }
     Ok(held)

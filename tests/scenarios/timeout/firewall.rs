@@ -1,5 +1,6 @@
 //! A rule, somewhere on this machine, drops the SYN.
 
+use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -7,6 +8,7 @@ use netdiag_tests::clients::{connect, curl, nc, python};
 use netdiag_tests::net::{Family, Namespace, Topology};
 use netdiag_tests::netdiag::{Diagnosis, Report};
 use netdiag_tests::remote::{Behaviour, Remote};
+use netdiag_tests::scenario::skip;
 use netdiag_tests::servers;
 
 use super::{chain, happened_in, run_steps, sure};
@@ -39,7 +41,8 @@ pub fn names_the_rule(family: Family) -> Result<()> {
     let rules = format!("tcp dport 22 accept; {table} daddr {address} tcp dport 8080 counter drop");
     net.client.nft(&chain(table, "output", &rules))?;
     let report = net.netdiag_run(&curl(family.server(8080), PATIENCE))?;
-    let diagnosis = dropped_by_nft(report.exits(28)?, &net.client, "output")?.has("/firewall/family", table)?;
+    let diagnosis =
+        dropped_by_nft(report.exits(28)?, &net.client, "output")?.has("/firewall/family", table)?;
     let diagnosis = diagnosis.has("/firewall/table", "fw")?.has("/firewall/chain", "c")?;
     let diagnosis = diagnosis.has("/firewall/handle", 3)?.has("/firewall/exact", true)?;
     diagnosis.mentions("/firewall/rule", "tcp dport 8080")?.mentions("/firewall/rule", "drop")?;
@@ -138,16 +141,14 @@ pub fn rule_for_other_port() -> Result<()> {
 
 pub fn rule_counts_and_accepts() -> Result<()> {
     let net = Topology::new()?;
-    let remote = Remote::start(&net.router, &[(8080, Behaviour::Silent)])?;
-    for namespace in [&net.client, &net.router] {
-        let rules = "tcp dport 8080 counter accept; tcp dport 9999 drop";
-        namespace.nft(&chain("inet", if namespace.inode() == net.client.inode() { "output" } else { "forward" }, rules))?;
+    let _remote = Remote::start(&net.router, &[(8080, Behaviour::Silent)])?;
+    for (namespace, hook) in [(&net.client, "output"), (&net.router, "forward")] {
+        namespace.nft(&chain("inet", hook, "tcp dport 8080 counter accept; tcp dport 9999 drop"))?;
     }
     let _server = servers::http(&net.server, Family::V4.server(8080))?;
     net.netdiag_run(&curl(Family::V4.server(8080), 2.5))?.exits(0)?.nothing()?;
     let report = net.netdiag_run(&curl(Family::V4.remote(8080), PATIENCE))?;
     sure(report.exits(28)?.the_only("timeout.no-reply")?)?.has("/firewall", ())?;
-    drop(remote);
     Ok(())
 }
 
@@ -194,9 +195,45 @@ pub fn same_tuple_elsewhere() -> Result<()> {
 /// Connection tracking refuses the SYN because its table is full. That is no rule.
 pub fn conntrack_table_full() -> Result<()> {
     let net = Topology::new()?;
-    let _full = FullTable::new(&net.client)?;
-    let _server = servers::http(&net.server, Family::V4.server(8080))?;
+    let _server = servers::echo(&net.server, Family::V4.server(8080))?;
+    let _full = FullTable::new(&net)?;
     let report = run_steps(&net, &format!("tcp connect={},1400", Family::V4.server(8080)))?;
     report.exits(3)?.never("timeout.firewall-drop")?.never("timeout.no-reply")?;
     Ok(())
+}
+
+/// More established connections in the client's table than the limit allows. The limit is one for the whole
+/// machine, so it stays well above what the machine itself needs, and is put back.
+struct FullTable {
+    before: String,
+    _connections: Vec<TcpStream>,
+}
+
+const CONNTRACK_MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+const CONNTRACK_LIMIT: usize = 1000;
+
+impl FullTable {
+    fn new(net: &Topology) -> Result<Self> {
+        net.client.nft(&chain("inet", "output", "ct state invalid accept"))?;
+        net.server.sysctl("net.core.somaxconn", "4096")?;
+        let address = Family::V4.server(9000);
+        let _listener = servers::never_accepts(&net.server, address, 4000)?;
+        let count = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").unwrap_or_default();
+        if count.trim().parse::<usize>().map_or(true, |count| count > CONNTRACK_LIMIT / 4) {
+            return skip("this machine needs its connection tracking table");
+        }
+        let before = std::fs::read_to_string(CONNTRACK_MAX)?.trim().to_owned();
+        let connections = net.client.enter(|| {
+            let connect = |_| TcpStream::connect_timeout(&address, Duration::from_secs(1));
+            (0..=CONNTRACK_LIMIT).map(connect).collect::<Result<Vec<_>, _>>()
+        })??;
+        std::fs::write(CONNTRACK_MAX, CONNTRACK_LIMIT.to_string())?;
+        Ok(Self { before, _connections: connections })
+    }
+}
+
+impl Drop for FullTable {
+    fn drop(&mut self) {
+        let _ = std::fs::write(CONNTRACK_MAX, &self.before);
+    }
 }

@@ -39,19 +39,20 @@ impl Drop<'_> {
                 && self.symbol.is_some_and(|symbol| symbol.starts_with("ip_rcv_finish_core")))
     }
 
-    /// "SYN", "answer (SYN-ACK)", "data".
+    /// "the SYN", "the answer (SYN-ACK)", "what was sent".
     pub(super) fn what(&self) -> &'static str {
-        match (self.packet.is_syn(), self.packet.is_syn_ack(), self.outgoing) {
-            (true, ..) => "the SYN",
-            (_, true, _) => "the answer (SYN-ACK)",
-            (_, _, true) => "what was sent",
-            (_, _, false) => "what the peer sent",
+        match self.packet {
+            packet if packet.is_syn() => "the SYN",
+            packet if packet.is_syn_ack() => "the answer (SYN-ACK)",
+            packet if packet.is_rst() => "the answer (RST)",
+            _ if self.outgoing => "what was sent",
+            _ => "what the peer sent",
         }
     }
 }
 
-/// Drops of packets that the connection was waiting for: the SYN or its answer while it connected, segments
-/// other than RST once it was silent.
+/// Drops of packets that the connection was waiting for: the SYN or its answer (a RST
+/// is one) while it connected, segments other than RST once it was silent.
 fn that_mattered<'a>(evidence: &'a Evidence, outgoing: bool) -> impl Iterator<Item = Drop<'a>> {
     let connecting = connecting(evidence);
     let silent = went_silent(evidence);
@@ -61,7 +62,7 @@ fn that_mattered<'a>(evidence: &'a Evidence, outgoing: bool) -> impl Iterator<It
             return None;
         };
         let mattered = if connecting {
-            if outgoing { packet.is_syn() } else { packet.is_syn_ack() }
+            if outgoing { packet.is_syn() } else { packet.is_syn_ack() || packet.is_rst() }
         } else {
             silent && !packet.is_rst() && !packet.is_syn()
         };

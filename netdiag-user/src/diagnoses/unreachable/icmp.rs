@@ -339,8 +339,8 @@ mod tests {
     fn a_reject_rule_is_a_firewalls() {
         let sent = What::IcmpSent { icmp_type: 3, icmp_code: 13, outgoing: true, place: in_router() };
         let drop = Drop::syn("NETFILTER_DROP", "nft_do_chain").hook(Hook::Forward).place(in_router());
-        let finding =
-            hit(connecting(libc::EHOSTUNREACH).dropped(1, drop).at(1, sent), PROHIBITED, Confidence::Certain);
+        let (code, finding) = connecting(libc::EHOSTUNREACH).dropped(1, drop).at(1, sent).diagnosed();
+        assert_eq!((code, finding.confidence), (PROHIBITED, Confidence::Certain));
         assert_eq!(finding.firewall.unwrap().hook, Some(Hook::Forward));
     }
 

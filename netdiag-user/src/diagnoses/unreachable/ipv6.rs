@@ -167,7 +167,8 @@ mod tests {
     #[test]
     fn localhost() {
         let case = || call(libc::EADDRNOTAVAIL).ends("[::]:0", "[::1]:80");
-        hit(set(case(), "net.ipv6.conf.lo.disable_ipv6"), CODE, Confidence::Certain);
+        let (code, finding) = set(case(), "net.ipv6.conf.lo.disable_ipv6").diagnosed();
+        assert_eq!((code, finding.confidence), (CODE, Confidence::Certain));
         hit(case().link(lo(true, &[("127.0.0.1", 8)])), CODE, Confidence::Certain);
         miss(case().link(lo(true, &[("127.0.0.1", 8), ("::1", 128)])), CODE);
     }

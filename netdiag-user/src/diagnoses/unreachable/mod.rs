@@ -89,7 +89,7 @@ pub const ALL: &[Diagnosis] = &[
     Diagnosis {
         code: "unreachable.no-ipv6",
         title: "the destination is IPv6, and this host has no working IPv6",
-        specificity: 80,
+        specificity: 85,
         needs: &["sys_exit_connect"],
         page: include_str!("../pages/unreachable/no-ipv6.md"),
         check: ipv6::no_ipv6,

@@ -228,7 +228,8 @@ mod tests {
     fn blackhole_in_a_router() {
         let drop = Drop::syn("NOT_SPECIFIED", "ip_error").place(in_router());
         let case = || Case::connecting().route_failed(libc::EINVAL, true);
-        let finding = hit(case().dropped(1, drop), "unreachable.blackhole-route", Confidence::Certain);
+        let (code, finding) = case().dropped(1, drop).diagnosed();
+        assert_eq!((code, finding.confidence), ("unreachable.blackhole-route", Confidence::Certain));
         assert_eq!(finding.place.netns, Some(ROUTER));
         assert!(finding.headline.starts_with("gave up after"));
         miss(case().lasted(10), "unreachable.blackhole-route");

@@ -154,7 +154,7 @@ fn refused_in_another_namespace() {
     ✗ curl[4213] → 10.0.2.2:8080   refused
       nothing listens on 10.0.2.2:8080 in network namespace web   refused.no-listener · certain
 
-      curl ── socket ── route ── interface ── 10.0.2.2:8080 (netns web) ✗
+      curl ── socket ── route ── 10.0.2.2:8080 (netns web) ✗
 
       when   +0.000 s  connect()
              +0.000 s  SYN dropped in namespace web (NO_SOCKET, in tcp_v4_rcv)
@@ -171,7 +171,7 @@ fn no_route_at_all() {
     ✗ curl[4213] → 10.0.2.2:8080   no route to host
       no route matches 10.0.2.2                    unreachable.no-route · certain
 
-      curl ── socket ── route ✗ ┄┄ interface ┄┄ network ┄┄ 10.0.2.2:8080
+      curl ── socket ── route ✗ ┄┄ network ┄┄ 10.0.2.2:8080
 
       when   +0.000 s  no route to 10.0.2.2 (table main)
              +0.000 s  connect() failed with ENETUNREACH
@@ -203,7 +203,7 @@ fn reset_seen_late() {
     ✗ curl[4213] → 10.0.2.2:8080   reset after 61 s
       the peer sent RST                            reset.by-peer · possible
 
-      curl ── socket ── route ── interface ── network ── 10.0.2.2:8080 ✗
+      curl ── socket ── route ── network ── 10.0.2.2:8080 ?
 
       when   +61.000 s  RST received
              +61.000 s  curl got ECONNRESET
@@ -235,7 +235,7 @@ fn inbound_turns_the_arrow() {
     ✗ unknown process at 10.0.1.2:443 ← 10.0.9.9:51234   dropped
       the accept queue is full                     timeout.accept-queue-full · likely
 
-      10.0.9.9:51234 ── network ── interface ── socket ✗ ┄┄ unknown process
+      10.0.9.9:51234 ── network ── socket ✗ ┄┄ unknown process
 
       when   +0.500 s  the socket was closed
       note   it was not seen which process opened or accepted it
@@ -267,8 +267,7 @@ fn narrow_ascii() {
       nothing listens on 10.0.2.2:8080 in network namespace web
       refused.no-listener - certain
 
-      curl -- socket -- route -- interface --
-        10.0.2.2:8080 (netns web) x
+      curl -- socket -- route -- 10.0.2.2:8080 (netns web) x
 
       why    The SYN reached TCP, which found no listening
                socket and answered with RST.
