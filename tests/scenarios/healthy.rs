@@ -89,7 +89,8 @@ fn udp() -> Result<()> {
 fn server_closes_first() -> Result<()> {
     let net = Topology::new()?;
     let address = Family::V4.server(18306);
-    let _server = servers::steps(&net.server, &format!("tcp bind={address} listen=8 accept recv=9 send=9 close"))?;
+    let _server =
+        servers::steps(&net.server, &format!("tcp bind={address} listen=8 accept recv=9 send=9 close"))?;
     net.netdiag_run(&steps(&format!("connect={address} send=9 recv"))?)?.exits(0)?.nothing()?;
     Ok(())
 }

@@ -107,7 +107,9 @@ fn the_last_port() -> Result<()> {
     let net = Topology::new()?;
     ten_ports(&net.client)?;
     let _server = servers::echo(&net.server, Family::V4.server(18203))?;
-    net.netdiag_run(&clients::steps(&format!("many=10,{}", Family::V4.server(18203)))?)?.exits(0)?.nothing()?;
+    net.netdiag_run(&clients::steps(&format!("many=10,{}", Family::V4.server(18203)))?)?
+        .exits(0)?
+        .nothing()?;
     Ok(())
 }
 
@@ -175,7 +177,9 @@ fn same_four_tuple() -> Result<()> {
     first.wait_for_line("connected", Duration::from_secs(5))?;
     let report = net.netdiag_run(&clients::steps(&format!("{from} connect={peer}"))?)?;
     let found = report.exits(1)?.the_only(IN_USE)?.certain()?.errno(Some("EADDRNOTAVAIL"))?;
-    found.mentions("/summary", &format!("nd-client[{}]", first.pid()))?.has("/connection/local/port", 40500)?;
+    found
+        .mentions("/summary", &format!("nd-client[{}]", first.pid()))?
+        .has("/connection/local/port", 40500)?;
     Ok(())
 }
 
@@ -236,7 +240,8 @@ fn address_of_another_namespace() -> Result<()> {
 fn own_addresses() -> Result<()> {
     let net = Topology::new()?;
     let bind = |address: &str| format!("tcp bind={address} listen=8 close-listener");
-    let steps = ["10.77.1.2:18216", "[fd77:1::2]:18216", "127.5.5.5:18216", "[::1]:18216"].map(bind).join(" ");
+    let steps =
+        ["10.77.1.2:18216", "[fd77:1::2]:18216", "127.5.5.5:18216", "[::1]:18216"].map(bind).join(" ");
     net.netdiag_run(&clients::steps(&steps)?)?.exits(0)?.nothing()?;
     Ok(())
 }
@@ -277,7 +282,8 @@ except OSError as e:
 
 fn udp_firewall(family: Family) -> Result<()> {
     let net = Topology::new()?;
-    net.client.nft("table inet fw { chain out { type filter hook output priority 0; udp dport 18218 drop; }; }")?;
+    net.client
+        .nft("table inet fw { chain out { type filter hook output priority 0; udp dport 18218 drop; }; }")?;
     let report = net.netdiag_run(&datagram(family, 18218))?;
     let found = report.exits(1)?.the_only(NOT_PERMITTED)?.certain()?.errno(Some("EPERM"))?;
     found.has("/where/stage", "netfilter")?.has("/firewall/hook", "output")?.has("/firewall/table", "fw")?;
@@ -304,7 +310,8 @@ fn unprivileged_port() -> Result<()> {
 /// TCP's connect() hears nothing of the rule that gives a UDP sender EPERM.
 fn tcp_firewall() -> Result<()> {
     let net = Topology::new()?;
-    net.client.nft("table inet fw { chain out { type filter hook output priority 0; tcp dport 18220 drop; }; }")?;
+    net.client
+        .nft("table inet fw { chain out { type filter hook output priority 0; tcp dport 18220 drop; }; }")?;
     let client = clients::steps(&format!("tcp connect={},1500", Family::V4.server(18220)))?;
     net.netdiag_run(&client)?.exits(3)?.never(NOT_PERMITTED)?.one_of("timeout.firewall-drop")?;
     Ok(())

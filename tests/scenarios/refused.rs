@@ -71,7 +71,10 @@ fn no_listener(family: Family) -> Result<()> {
     let host = Namespace::new("host")?;
     let report = run(&host, &python(family.loopback(18101), None, 0))?;
     let found = report.exits(1)?.the_only(NO_LISTENER)?.certain()?.errno(Some("ECONNREFUSED"))?;
-    found.has("/where/netns_name", host.name())?.has("/where/stage", "socket")?.has("/connection/peer/port", 18101)?;
+    found
+        .has("/where/netns_name", host.name())?
+        .has("/where/stage", "socket")?
+        .has("/connection/peer/port", 18101)?;
     found.mentions("/process/comm", "python")?.has("/connection/direction", "outbound")?;
     Ok(())
 }
@@ -306,11 +309,9 @@ for s in both:
         print(errno.errorcode[e.errno])
 ";
     let address = family.server(port);
-    [
-        "python3", "-c", SCRIPT, &address.ip().to_string(), &address.port().to_string()
-    ]
-    .map(str::to_owned)
-    .to_vec()
+    ["python3", "-c", SCRIPT, &address.ip().to_string(), &address.port().to_string()]
+        .map(str::to_owned)
+        .to_vec()
 }
 
 /// A listener with room for one more connection; the handshake takes so long that two SYNs find it.

@@ -15,8 +15,8 @@ use netdiag_ebpf::fields::Field;
 use netdiag_ebpf::records::{ErrorRecord, kind, step};
 
 use super::socket::{add_step, entry_of};
-use crate::kernel::sock::{self, state};
 use crate::kernel::load;
+use crate::kernel::sock::{self, state};
 use crate::maps::{count, permit, send};
 
 const IPPROTO_TCP: u16 = 6;

@@ -104,7 +104,8 @@ fn send_route(flow: *const c_void, ports: Field, mut tuple: Tuple, table: u32, e
         return;
     }
     // A lookup for a packet of this host runs in connect(); for a forwarded one `current` is anybody.
-    let owner = if iif <= LOOPBACK_IFINDEX { task::owner(task::netns(task::current())) } else { Owner::default() };
+    let owner =
+        if iif <= LOOPBACK_IFINDEX { task::owner(task::netns(task::current())) } else { Owner::default() };
     send::<RouteRecord>(kind::ROUTE, |record| {
         // SAFETY: reserved memory of the ring buffer.
         let record = unsafe { &mut *record };

@@ -97,8 +97,7 @@ fn opened(sk: *const c_void) {
 /// Tells the tc programs that packets of this remote end matter.
 #[inline(always)]
 fn watch_wire(entry: &SocketEntry) {
-    let key =
-        Interest { address: entry.tuple.daddr, port: entry.tuple.dport, family: entry.tuple.family };
+    let key = Interest { address: entry.tuple.daddr, port: entry.tuple.dport, family: entry.tuple.family };
     // A failed insert costs wire evidence only, and the LRU map makes room by itself.
     let _ = INTEREST.insert(key, 1, 0);
 }
@@ -283,15 +282,16 @@ fn send_connection(sk: *const c_void, entry: &SocketEntry, old: u8, new: u8, in_
                 record.flags |= socket_flag::CLOSER_EXITING;
             }
         }
-        let timeline = if entry.flags & socket_flag::TIMELINE != 0 {
-            TIMELINES.get_ptr(sk as u64)
-        } else {
-            None
-        };
+        let timeline =
+            if entry.flags & socket_flag::TIMELINE != 0 { TIMELINES.get_ptr(sk as u64) } else { None };
         let source = timeline.unwrap_or(&raw const EMPTY_TIMELINE);
         // SAFETY: both are as large as a Timeline; the copy through the helper keeps the program short.
         unsafe {
-            bpf_probe_read_kernel((&raw mut record.timeline).cast(), size_of::<Timeline>() as u32, source.cast());
+            bpf_probe_read_kernel(
+                (&raw mut record.timeline).cast(),
+                size_of::<Timeline>() as u32,
+                source.cast(),
+            );
         }
     });
 }

@@ -103,7 +103,10 @@ fn rights() -> anyhow::Result<Vec<Check>> {
         .into_iter()
         .map(|(name, what)| {
             let mut check = check("rights", name, Status::Fail, format!("missing; needed for {what}"));
-            check.next_steps.push(Step { text: "run netdiag as root".into(), command: Some("sudo netdiag doctor".into()) });
+            check.next_steps.push(Step {
+                text: "run netdiag as root".into(),
+                command: Some("sudo netdiag doctor".into()),
+            });
             check
         })
         .collect())

@@ -50,7 +50,8 @@ impl Signals {
 pub fn wait(records: RawFd, signals: &Signals, timeout: Duration) -> anyhow::Result<()> {
     // SAFETY: the caller's engine keeps the descriptor open for the time of this call.
     let records = unsafe { BorrowedFd::borrow_raw(records) };
-    let mut fds = [PollFd::new(records, PollFlags::POLLIN), PollFd::new(signals.fd.as_fd(), PollFlags::POLLIN)];
+    let mut fds =
+        [PollFd::new(records, PollFlags::POLLIN), PollFd::new(signals.fd.as_fd(), PollFlags::POLLIN)];
     // Rounded up, so that a deadline has passed when poll says it has.
     let milliseconds = timeout.as_micros().div_ceil(1000).min(60_000) as u16;
     match poll(&mut fds, PollTimeout::from(milliseconds)) {

@@ -33,7 +33,9 @@ pub fn explain(args: ExplainArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let of_symptom: Vec<_> = diagnoses::catalogue().filter(|d| d.symptom() == code).collect();
     if of_symptom.is_empty() {
         match near(&code) {
-            Some(near) => bail!("no diagnosis is called `{code}`; did you mean `{near}`? (`netdiag explain --list`)"),
+            Some(near) => {
+                bail!("no diagnosis is called `{code}`; did you mean `{near}`? (`netdiag explain --list`)")
+            }
             None => bail!("no diagnosis is called `{code}`: `netdiag explain --list` shows all"),
         }
     }

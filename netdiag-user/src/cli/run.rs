@@ -28,13 +28,8 @@ const IDLE: Duration = Duration::from_secs(1);
 pub fn run(args: RunArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let mut sink = Sink::new(global, Stream::Stderr, None, args.all, args.save_evidence.as_deref())?;
     let mut engine = Engine::start(Options { follow_processes: true, all: false })?;
-    let mut signals = Signals::new(&[
-        Signal::SIGCHLD,
-        Signal::SIGINT,
-        Signal::SIGQUIT,
-        Signal::SIGTERM,
-        Signal::SIGHUP,
-    ])?;
+    let mut signals =
+        Signals::new(&[Signal::SIGCHLD, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP])?;
     if let Some(own) = netns::current_inode() {
         engine.watch_wire(own);
     }
@@ -43,7 +38,8 @@ pub fn run(args: RunArgs, global: &Global) -> anyhow::Result<ExitCode> {
         Err(error) => return Ok(cannot_start(&args.command, &error)),
     };
     let status = loop {
-        let timeout = engine.next_due_ns().map_or(IDLE, |due| Duration::from_nanos(due.saturating_sub(now_ns())));
+        let timeout =
+            engine.next_due_ns().map_or(IDLE, |due| Duration::from_nanos(due.saturating_sub(now_ns())));
         wait(engine.fd(), &signals, timeout.min(IDLE))?;
         take(&mut engine, &mut sink)?;
         if let Some(status) = handle_signals(&mut signals, &mut child)? {

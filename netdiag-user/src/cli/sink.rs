@@ -211,7 +211,8 @@ impl Sink {
     }
 
     fn connection(&mut self, evidence: &Evidence, note: &str) -> anyhow::Result<()> {
-        let report = ConnectionReport::new(&evidence.connection, evidence.facts.process.as_ref(), &self.clock);
+        let report =
+            ConnectionReport::new(&evidence.connection, evidence.facts.process.as_ref(), &self.clock);
         self.object(&report)?;
         let line = report.text(&self.look);
         self.text(&format!("{line}{note}\n"))

@@ -22,8 +22,7 @@ const IDLE: Duration = Duration::from_secs(1);
 pub fn watch(args: WatchArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let filter = Filter::from_args(&args.filter).map_err(|error| anyhow!("{error}\n{}", error.pointer()))?;
     let filtered = filter.is_some();
-    let mut sink =
-        Sink::new(global, Stream::Stdout, filter, args.all, args.save_evidence.as_deref())?;
+    let mut sink = Sink::new(global, Stream::Stdout, filter, args.all, args.save_evidence.as_deref())?;
     let mut engine = Engine::start(Options { follow_processes: false, all: args.all })?;
     let mut signals = Signals::new(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
     // The user asked for something in particular: its packets are worth a look from the start. Otherwise tc

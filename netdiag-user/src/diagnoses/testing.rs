@@ -16,7 +16,6 @@ pub const CLIENT_NETNS: u32 = 4_026_531_840;
 pub const PEER_NETNS: u32 = 4_026_532_999;
 pub const START_NS: u64 = 1_000_000_000_000;
 
-pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
 pub const RST: u8 = 0x04;
 pub const ACK: u8 = 0x10;

@@ -32,12 +32,8 @@ const RESULT_ERRORS: &[i32] = &[
 ];
 
 /// In the order of `netdiag_ebpf::records::call`.
-static SOCKET_CALLS: [u32; 4] = [
-    libc::SYS_connect as u32,
-    libc::SYS_bind as u32,
-    libc::SYS_sendto as u32,
-    libc::SYS_sendmsg as u32,
-];
+static SOCKET_CALLS: [u32; 4] =
+    [libc::SYS_connect as u32, libc::SYS_bind as u32, libc::SYS_sendto as u32, libc::SYS_sendmsg as u32];
 
 /// What to load.
 #[derive(Debug, Clone, Copy, Default)]
@@ -130,7 +126,8 @@ impl Session {
             Use::FollowProcesses => options.follow_processes,
             Use::WholeMachine => !options.follow_processes,
             Use::FollowProcessesOrWithout(program) => {
-                let attached = |state: &ProbeState| state.probe.program == program && state.attached.is_some();
+                let attached =
+                    |state: &ProbeState| state.probe.program == program && state.attached.is_some();
                 options.follow_processes || !self.probes.iter().any(attached)
             }
         }

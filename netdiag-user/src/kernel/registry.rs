@@ -91,7 +91,11 @@ macro_rules! process {
 pub const PROBES: &[Probe] = &[
     process!("sched_process_fork", true, "descendants of the command"),
     process!("sched_process_exec", false, "interfaces of other network namespaces at once"),
-    process!("sched_process_free", false, "the end of followed processes: a reused process id is followed too"),
+    process!(
+        "sched_process_free",
+        false,
+        "the end of followed processes: a reused process id is followed too"
+    ),
     Probe {
         name: "socket",
         program: "inet_sock_set_state",

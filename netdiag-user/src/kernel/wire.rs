@@ -43,8 +43,7 @@ impl Wire {
         if self.attached.contains_key(&inode) {
             return outcome;
         }
-        let handle =
-            if netns::current_inode() == Some(inode) { None } else { netns::find(inode) };
+        let handle = if netns::current_inode() == Some(inode) { None } else { netns::find(inode) };
         if handle.is_none() && netns::current_inode() != Some(inode) {
             outcome.failures.push(format!("network namespace {inode} is not reachable"));
             return outcome;
@@ -91,20 +90,18 @@ impl Wire {
     /// Name of an interface by its index, in the preferred namespace first; `None` where several namespaces
     /// have that index and none is preferred.
     pub fn interface(&self, preferred: u64, ifindex: u32) -> Option<(u64, &str)> {
-        let named = |(inode, attached): (&u64, &'_ Attached)| {
-            attached.interfaces.get(&ifindex).map(|_| *inode)
-        };
-        let inode = self
-            .attached
-            .get(&preferred)
-            .and_then(|attached| named((&preferred, attached)))
-            .or_else(|| {
-                let mut candidates = self.attached.iter().filter_map(named);
-                match (candidates.next(), candidates.next()) {
-                    (Some(only), None) => Some(only),
-                    _ => None,
-                }
-            })?;
+        let named =
+            |(inode, attached): (&u64, &'_ Attached)| attached.interfaces.get(&ifindex).map(|_| *inode);
+        let inode =
+            self.attached.get(&preferred).and_then(|attached| named((&preferred, attached))).or_else(
+                || {
+                    let mut candidates = self.attached.iter().filter_map(named);
+                    match (candidates.next(), candidates.next()) {
+                        (Some(only), None) => Some(only),
+                        _ => None,
+                    }
+                },
+            )?;
         self.attached.get(&inode)?.interfaces.get(&ifindex).map(|name| (inode, name.as_str()))
     }
 }
@@ -142,7 +139,11 @@ fn attach_program(
         Err(_) => {
             // Already there is fine; anything else shows in the attach.
             let _ = qdisc_add_clsact(interface);
-            program.attach_with_options(interface, direction, TcAttachOptions::Netlink(NlOptions::default()))?
+            program.attach_with_options(
+                interface,
+                direction,
+                TcAttachOptions::Netlink(NlOptions::default()),
+            )?
         }
     };
     program.take_link(id)

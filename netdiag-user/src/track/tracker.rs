@@ -12,8 +12,8 @@ use crate::enrich::netns;
 use crate::kernel::reasons::Reasons;
 use crate::kernel::symbols::Symbols;
 use crate::probes::{
-    Call, CallFailed, ConnectionEnd, Drop, Event, IcmpSent, NeighbourFailed, ResetSent, RouteFailed, SocketError,
-    StepKind, Tuple, Wire,
+    Call, CallFailed, ConnectionEnd, Drop, Event, IcmpSent, NeighbourFailed, ResetSent, RouteFailed,
+    SocketError, StepKind, Tuple, Wire,
 };
 
 /// Bounds of the window.
@@ -281,11 +281,11 @@ impl Tracker {
                 let outgoing = outgoing(&packet.tuple);
                 let place = place(packet.netns, &packet.interface);
                 let symbol = self.symbol(location);
-                let stack: Vec<String> = stack.into_iter().filter_map(|address| self.symbol(address)).collect();
+                let stack: Vec<String> =
+                    stack.into_iter().filter_map(|address| self.symbol(address)).collect();
                 let hook = hook_of(&stack);
                 let reason = self.reasons.drop_name(reason);
-                let what =
-                    What::Dropped { packet, outgoing, reason, symbol, hook, stack, place, suppressed };
+                let what = What::Dropped { packet, outgoing, reason, symbol, hook, stack, place, suppressed };
                 Moment { time_ns, what }
             }
             Event::Wire(Wire { time_ns, packet, quoted }) => {

@@ -29,7 +29,8 @@ pub fn shows_where_a_filter_is_wrong() -> Result<()> {
         let lines: Vec<&str> = output.stderr.lines().collect();
         let line = lines.iter().find(|line| line.contains(filter));
         let pointer = lines.iter().find(|line| line.trim_start().starts_with('^'));
-        let (line, pointer) = (line.context("no filter")?, pointer.with_context(|| format!("no ^: {output}"))?);
+        let (line, pointer) =
+            (line.context("no filter")?, pointer.with_context(|| format!("no ^: {output}"))?);
         let column = pointer.find('^').zip(line.find(filter)).map(|(mark, start)| mark - start);
         ensure!(column == Some(place), "the mark is at {column:?}, not at {place}: {output}");
     }
@@ -95,7 +96,8 @@ pub fn closed_pipe() -> Result<()> {
             drop(reader);
             Ok(writer.into())
         };
-        let mut child = netdiag(arguments)?.stdin(Stdio::null()).stdout(closed()?).stderr(closed()?).spawn()?;
+        let mut child =
+            netdiag(arguments)?.stdin(Stdio::null()).stdout(closed()?).stderr(closed()?).spawn()?;
         // Nothing of it waits for longer than that; a hanging one would be noticed by its name.
         let code = wait(&mut child, LIMIT)?;
         // `doctor` may well have found problems.
@@ -117,4 +119,3 @@ fn wait(child: &mut std::process::Child, limit: Duration) -> Result<Option<i32>>
     child.wait()?;
     anyhow::bail!("did not end within {limit:?}")
 }
-

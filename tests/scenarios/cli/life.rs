@@ -72,7 +72,12 @@ fn pinned() -> BTreeSet<std::path::PathBuf> {
 }
 
 /// Starts netdiag, ends it by `signal`, and looks for what is left of its programs.
-fn ends(host: &Namespace, process: Process, pinned_before: &BTreeSet<std::path::PathBuf>, signal: Signal) -> Result<i32> {
+fn ends(
+    host: &Namespace,
+    process: Process,
+    pinned_before: &BTreeSet<std::path::PathBuf>,
+    signal: Signal,
+) -> Result<i32> {
     let objects = bpf_objects(process.pid())?;
     ensure!(objects.iter().any(|(kind, _)| *kind == "prog"), "it has no program: {objects:?}");
     ensure!(!hooks::present(Some(host))?.is_empty(), "it has no tc hook, so this shows nothing");
@@ -125,7 +130,8 @@ pub fn kill_leaves_nothing() -> Result<()> {
 pub fn killed_run_leaves_nothing() -> Result<()> {
     let host = Namespace::new("host")?;
     let before = pinned();
-    let process = Process::spawn(netdiag_inside(&host, &["run", "--", "sh", "-c", "echo started; exec sleep 20"])?)?;
+    let process =
+        Process::spawn(netdiag_inside(&host, &["run", "--", "sh", "-c", "echo started; exec sleep 20"])?)?;
     process.wait_for_line("started", LIMIT)?;
     let code = ends(&host, process, &before, Signal::SIGKILL)?;
     ensure!(code == 137, "exit code {code}");
@@ -172,7 +178,8 @@ fn held_namespaces(pid: u32) -> Result<BTreeSet<u64>> {
     for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
         let Ok(link) = std::fs::read_link(entry?.path()) else { continue };
         let link = link.to_string_lossy();
-        let inode = link.strip_prefix("net:[").and_then(|rest| rest.trim_end_matches(']').parse::<u64>().ok());
+        let inode =
+            link.strip_prefix("net:[").and_then(|rest| rest.trim_end_matches(']').parse::<u64>().ok());
         held.extend(inode);
     }
     Ok(held)

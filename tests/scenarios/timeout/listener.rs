@@ -26,6 +26,16 @@ fn half_open(net: &Topology, address: SocketAddr, count: usize) -> Result<()> {
     Ok(())
 }
 
+/// Stops the process; only when it has stopped it accepts nothing more.
+fn stop(server: &Process) -> Result<()> {
+    server.signal(Signal::SIGSTOP)?;
+    let stat = format!("/proc/{}/stat", server.pid());
+    while !std::fs::read_to_string(&stat)?.contains(") T ") {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
 fn serve(net: &Topology, address: SocketAddr, backlog: u32) -> Result<Process> {
     servers::steps(&net.server, &format!("tcp reuseaddr bind={address} listen={backlog} http"))
 }
@@ -62,7 +72,7 @@ pub fn stopped_service() -> Result<()> {
     let address = Family::V6.loopback(8080);
     let steps = format!("tcp reuseaddr bind={address} listen=2 http");
     let server = servers::steps(&net.client, &steps)?;
-    server.signal(Signal::SIGSTOP)?;
+    stop(&server)?;
     let _waiting = fill(&net.client, address, 3)?;
     let report = net.netdiag_run(&curl(address, 2.5))?;
     let diagnosis = sure(report.exits(28)?.the_only("timeout.accept-queue-full")?)?.errno(None)?;
@@ -84,7 +94,7 @@ pub fn drained_in_time() -> Result<()> {
     let net = Topology::new()?;
     let address = Family::V4.server(8080);
     let server = serve(&net, address, 1)?;
-    server.signal(Signal::SIGSTOP)?;
+    stop(&server)?;
     let waiting = fill(&net.router, address, 2)?;
     let pid = server.pid();
     let script = format!("$1 tcp connect={address},3000 close & sleep 0.4; kill -CONT {pid}; wait $!");

@@ -62,7 +62,7 @@ pub fn forward_on_the_way_back() -> Result<()> {
 /// Nobody listens, and the RST that would say so is dropped where it is made.
 pub fn rst_dropped(family: Family) -> Result<()> {
     let net = Topology::new()?;
-    net.server.nft(&chain("inet", "output", "tcp flags rst / rst drop"))?;
+    net.server.nft(&chain("inet", "output", "tcp flags & rst == rst drop"))?;
     let report = run_steps(&net, &format!("tcp connect={},1400", family.server(8080)))?;
     let diagnosis = report.exits(3)?.the_only("timeout.reply-dropped")?.errno(None)?;
     happened_in(sure(diagnosis)?, &net.server)?.has("/firewall/hook", "output")?;

@@ -1,6 +1,7 @@
 //! Routing there and back do not agree, and rp_filter minds.
 
-use std::net::TcpStream;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -17,6 +18,10 @@ const LOST_ADDRESS: &str = "10.99.0.2";
 fn lost_address(net: &Topology) -> Result<()> {
     net.client.ip(&format!("addr add {LOST_ADDRESS}/32 dev eth0"))?;
     net.router.ip("route add 10.99.0.0/24 via 10.77.2.2")?;
+    // The filter minds ARP requests too: have the neighbours known before.
+    let gateway = SocketAddr::new(Family::V4.router(), 9);
+    let refused = |error: std::io::Error| error.kind() == ErrorKind::ConnectionRefused;
+    ensure!(net.client.enter(|| TcpStream::connect(gateway).is_err_and(refused))?, "the router is not there");
     net.router.sysctl("net.ipv4.conf.to-client.rp_filter", "1")
 }
 

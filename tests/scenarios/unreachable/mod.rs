@@ -87,13 +87,19 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::hit("unreachable.icmp-unreachable", "net_v6", || icmp::net(V6)).needs(TUN_CURL),
     Scenario::hit("unreachable.icmp-unreachable", "routing_loop_v4", || icmp::routing_loop(V4)).needs(TUN),
     Scenario::hit("unreachable.icmp-unreachable", "routing_loop_v6", || icmp::routing_loop(V6)).needs(TUN),
-    Scenario::hit("unreachable.icmp-unreachable", "router_without_route_v4", || icmp::router_without_route(V4)),
-    Scenario::hit("unreachable.icmp-unreachable", "router_without_route_v6", || icmp::router_without_route(V6)),
+    Scenario::hit("unreachable.icmp-unreachable", "router_without_route_v4", || {
+        icmp::router_without_route(V4)
+    }),
+    Scenario::hit("unreachable.icmp-unreachable", "router_without_route_v6", || {
+        icmp::router_without_route(V6)
+    }),
     Scenario::near_miss("unreachable.icmp-unreachable", "about_another_flow", icmp::about_another_flow)
         .needs(TUN),
     Scenario::near_miss("unreachable.icmp-unreachable", "a_short_reroute", icmp::a_short_reroute),
-    Scenario::near_miss("unreachable.icmp-unreachable", "reject_rule_v4", || icmp::reject_rule(V4)).needs(NFT),
-    Scenario::near_miss("unreachable.icmp-unreachable", "reject_rule_v6", || icmp::reject_rule(V6)).needs(NFT),
+    Scenario::near_miss("unreachable.icmp-unreachable", "reject_rule_v4", || icmp::reject_rule(V4))
+        .needs(NFT),
+    Scenario::near_miss("unreachable.icmp-unreachable", "reject_rule_v6", || icmp::reject_rule(V6))
+        .needs(NFT),
     Scenario::hit("unreachable.icmp-prohibited", "v4", || icmp::prohibited(V4)).needs(TUN),
     Scenario::hit("unreachable.icmp-prohibited", "v6", || icmp::prohibited(V6)).needs(TUN),
     Scenario::hit("unreachable.icmp-prohibited", "net_v4", icmp::net_prohibited_v4).needs(TUN),
