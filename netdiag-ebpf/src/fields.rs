@@ -49,6 +49,7 @@ fields! {
     SkFlags = "sock_common.skc_flags", 8, required;
     SkErr = "sock.sk_err", 4, required;
     SkErrSoft = "sock.sk_err_soft", 4, required;
+    SkLockOwned = "sock.sk_lock.owned", 4, required;
     SkProtocol = "sock.sk_protocol", 2, required;
     SkShutdown = "sock.sk_shutdown", 1, optional;
     SkLingertime = "sock.sk_lingertime", 8, optional;

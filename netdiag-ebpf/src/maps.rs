@@ -9,6 +9,7 @@ use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, RingBuf};
 use netdiag_ebpf::config::{DROP_REASONS, DROP_SEND, ERRNO_WORDS};
 use netdiag_ebpf::counters::{COUNTER_COUNT, Counter};
 use netdiag_ebpf::fields::{ABSENT, FIELD_COUNT, Field};
+use netdiag_ebpf::records::call::CALLS;
 use netdiag_ebpf::records::{Header, PacketInfo, SocketEntry, Timeline, Tuple};
 
 /// Byte offset of each field of `netdiag_ebpf::fields`, written by user space before load.
@@ -27,9 +28,9 @@ static DROP_ACTION: [u8; DROP_REASONS] = [DROP_SEND; DROP_REASONS];
 #[unsafe(no_mangle)]
 static ERRNO_MASK: [u64; ERRNO_WORDS] = [0; ERRNO_WORDS];
 
-/// Numbers of connect, bind, sendto and sendmsg on this architecture, in the order of `records::call`.
+/// Numbers of connect, bind, sendto, sendmsg and listen on this architecture, in the order of `records::call`.
 #[unsafe(no_mangle)]
-static SOCKET_CALLS: [u32; 4] = [u32::MAX; 4];
+static SOCKET_CALLS: [u32; CALLS] = [u32::MAX; CALLS];
 
 /// Records for user space.
 #[map]
@@ -47,7 +48,7 @@ pub static TIMELINES: LruHashMap<u64, Timeline> = LruHashMap::with_max_entries(4
 #[map]
 pub static TRACKED: HashMap<u32, u8> = HashMap::with_max_entries(16384, 0);
 
-/// Remote ends whose packets the tc programs send.
+/// Remote ends (and flows to them) whose packets the tc programs send.
 #[map]
 pub static INTEREST: LruHashMap<Interest, u8> = LruHashMap::with_max_entries(4096, 0);
 
@@ -92,6 +93,9 @@ pub struct Interest {
     pub address: [u8; 16],
     pub port: u16,
     pub family: u16,
+    /// The port of this machine's end; 0 for any.
+    pub local_port: u16,
+    pub _pad: u16,
 }
 
 /// Offset of a field; [`ABSENT`] where the kernel has none.
@@ -142,7 +146,7 @@ pub fn errno_wanted(errno: u32) -> bool {
 #[inline(always)]
 pub fn socket_call(number: u32) -> Option<u32> {
     let mut index = 0;
-    while index < 4 {
+    while index < CALLS {
         // SAFETY: in bounds; volatile as in `offset`.
         if unsafe { read_volatile(addr_of!(SOCKET_CALLS[index])) } == number {
             return Some(index as u32 + 1);

@@ -19,6 +19,7 @@ pub mod kind {
     pub const WIRE: u16 = 9;
     pub const ERROR: u16 = 10;
     pub const EXEC: u16 = 11;
+    pub const SYN_ACK_AGAIN: u16 = 12;
 }
 
 /// First part of every record.
@@ -74,8 +75,6 @@ pub mod step {
     pub const STATE: u8 = 1;
     /// Segment retransmitted; `code` = TCP state, `detail` = retransmissions so far.
     pub const RETRANSMIT: u8 = 2;
-    /// SYN-ACK retransmitted.
-    pub const RETRANSMIT_SYNACK: u8 = 3;
     /// The socket's error was reported; `code` = `sk_err`, `detail` = `sk_err_soft`.
     pub const ERROR: u8 = 4;
     /// RST received.
@@ -132,6 +131,8 @@ pub mod socket_flag {
     pub const CLOSER_EXITING: u32 = 64;
     /// The closer fields come from process context: the task that closed the socket.
     pub const CLOSER_KNOWN: u32 = 128;
+    /// The kernel ended it with an error, and the application had taken `sk_err` before it could be read.
+    pub const ERROR_TAKEN: u32 = 256;
 }
 
 /// A bounded timeline, begun at the first sign of trouble or at the start where the user asked.
@@ -275,6 +276,9 @@ pub mod call {
     pub const BIND: u32 = 2;
     pub const SENDTO: u32 = 3;
     pub const SENDMSG: u32 = 4;
+    pub const LISTEN: u32 = 5;
+    /// How many there are.
+    pub const CALLS: usize = 5;
 }
 
 /// A system call that failed.
@@ -376,6 +380,17 @@ pub struct ErrorRecord {
     pub _pad: u32,
 }
 
+/// A listener of this machine sends its SYN-ACK again: the handshake's last ACK did not come.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SynAckRecord {
+    pub header: Header,
+    /// Source is the listener's end.
+    pub tuple: Tuple,
+    pub netns: u32,
+    pub _pad: u32,
+}
+
 /// A followed process runs a program in a network namespace other than netdiag's.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -408,4 +423,5 @@ sizes! {
     WireRecord = 136;
     ErrorRecord = 80;
     ExecRecord = 56;
+    SynAckRecord = 64;
 }

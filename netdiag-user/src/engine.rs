@@ -40,6 +40,9 @@ impl Explained {
 
 /// Samples of a listener, taken while a connection to it was in trouble.
 const MAX_SAMPLED: usize = 1024;
+/// tc leaves a namespace again when no connection was suspect for this long. SYN retransmits are at most 64 s
+/// apart, but whoever waits that long is told by the first of them.
+const WIRE_IDLE_NS: u64 = 15_000_000_000;
 /// Samples of lost records, one a second at most.
 const LOST_SAMPLES: usize = 256;
 
@@ -54,6 +57,10 @@ pub struct Engine {
     sampled: VecDeque<u64>,
     /// When tc began to watch a namespace.
     wire_since: HashMap<u64, u64>,
+    /// Namespaces that tc watches only because of a suspect connection, and when that was.
+    just_in_time: HashMap<u64, u64>,
+    /// Processes are followed.
+    follows: bool,
     lost: VecDeque<(u64, u64)>,
     missing: Vec<String>,
     undecoded: u64,
@@ -81,6 +88,8 @@ impl Engine {
             samples: HashMap::new(),
             sampled: VecDeque::new(),
             wire_since: HashMap::new(),
+            just_in_time: HashMap::new(),
+            follows: options.follow_processes,
             lost: VecDeque::new(),
             missing,
             undecoded: 0,
@@ -136,6 +145,7 @@ impl Engine {
         }
         let now = now_ns();
         self.note_lost(now);
+        self.retire_wire(now);
         let finished = self.tracker.due(now);
         finished.into_iter().map(|finished| self.explain(finished)).collect()
     }
@@ -152,7 +162,18 @@ impl Engine {
     }
 
     fn suspect(&mut self, suspect: &Suspect) {
-        self.watch_wire(suspect.netns.into());
+        // `run` has nothing to do in the namespaces of others.
+        if self.follows && !suspect.asked {
+            return;
+        }
+        let netns = u64::from(suspect.netns);
+        if !self.wire_since.contains_key(&netns) {
+            self.watch_wire(netns);
+            self.just_in_time.insert(netns, 0);
+        }
+        if let Some(last) = self.just_in_time.get_mut(&netns) {
+            *last = suspect.time_ns;
+        }
         let sample = queues::sample(suspect.tuple.destination, suspect.netns, suspect.time_ns);
         if sample.is_empty() {
             return;
@@ -164,6 +185,21 @@ impl Engine {
         }
         self.sampled.push_back(suspect.sock);
         self.samples.insert(suspect.sock, sample);
+    }
+
+    /// Takes tc away again where no connection was suspect for a while.
+    fn retire_wire(&mut self, now: u64) {
+        let idle: Vec<u64> = self
+            .just_in_time
+            .iter()
+            .filter(|(_, last)| now.saturating_sub(**last) > WIRE_IDLE_NS)
+            .map(|(netns, _)| *netns)
+            .collect();
+        for netns in idle {
+            self.just_in_time.remove(&netns);
+            self.wire_since.remove(&netns);
+            self.session.leave_wire(netns);
+        }
     }
 
     fn note_lost(&mut self, now: u64) {

@@ -1,7 +1,8 @@
 //! Probe `result`: system calls that failed at once.
 //!
 //! ENETUNREACH, EADDRNOTAVAIL, EPERM and their like never reach a state change: only the call's result tells.
-//! Hooks: for the whole machine the tracepoints `syscalls:sys_exit_connect`, `_bind`, `_sendto`, `_sendmsg`;
+//! Hooks: for the whole machine the tracepoints `syscalls:sys_exit_connect`, `_bind`, `_listen`,
+//! `_sendto`, `_sendmsg`;
 //! where processes are followed, or tracefs is not mounted, tp_btf `sys_exit`. The first cost nothing on other
 //! system calls but 75 ms each to detach; the second is gone at once but runs for every system call (a
 //! comparison for those that succeed). The arguments are read from the task's saved registers, so nothing
@@ -44,6 +45,11 @@ pub fn sys_exit_sendto(ctx: TracePointContext) -> u32 {
 #[tracepoint]
 pub fn sys_exit_sendmsg(ctx: TracePointContext) -> u32 {
     result(&ctx, call::SENDMSG)
+}
+
+#[tracepoint]
+pub fn sys_exit_listen(ctx: TracePointContext) -> u32 {
+    result(&ctx, call::LISTEN)
 }
 
 #[btf_tracepoint(function = "sys_exit")]
@@ -91,6 +97,7 @@ fn failed(which: u32, errno: u32) -> Option<()> {
         call::SENDTO => probe::<u64>(regs, Field::RegsR8)?,
         // struct user_msghdr starts with the pointer to the name.
         call::SENDMSG => read_user::<u64>(second)?,
+        call::LISTEN => 0,
         _ => second,
     };
     let mut tuple = sock::tuple(sk, protocol);

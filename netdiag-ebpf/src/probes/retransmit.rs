@@ -1,20 +1,25 @@
 //! Probe `retransmit`: segments sent again.
 //!
-//! Hook: `tcp_retransmit_skb` (net/ipv4/tcp_output.c), tp_btf. A retransmit is the first sign of trouble, so
-//! the timeline begins here. From 6.18 the tracepoint has a third argument that is not needed.
-//! `tcp_retransmit_synack` has no connection to belong to yet: it is a step of the listener's client side only.
-//! Cost: only on retransmits.
+//! Hooks: `tcp_retransmit_skb` and `tcp_retransmit_synack` (net/ipv4/tcp_output.c), tp_btf. A retransmit is
+//! the first sign of trouble, so the timeline begins here. From 6.18 the first has a third argument that is
+//! not needed. The second is about a request that has no socket yet, so it is sent by itself, at a limited
+//! rate: a SYN flood makes many. Cost: only on retransmits.
 
 use core::ffi::c_void;
 
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
+use netdiag_ebpf::counters::Counter;
 use netdiag_ebpf::fields::Field;
-use netdiag_ebpf::records::step;
+use netdiag_ebpf::records::{SynAckRecord, kind, step};
 
 use super::socket::{add_step, entry_of, suspect};
-use crate::kernel::sock::state;
+use crate::kernel::sock::{self, state};
 use crate::kernel::{load, probe};
+use crate::maps::{count, permit, send};
+
+const IPPROTO_TCP: u16 = 6;
 
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 pub fn tcp_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
@@ -28,5 +33,27 @@ pub fn tcp_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
             suspect(sk, entry);
         }
     }
+    0
+}
+
+#[btf_tracepoint(function = "tcp_retransmit_synack")]
+pub fn tcp_retransmit_synack(ctx: BtfTracePointContext) -> i32 {
+    // struct request_sock begins with a sock_common, as struct sock does.
+    let request: *const c_void = ctx.arg(1);
+    let tuple = sock::tuple(request, IPPROTO_TCP);
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    if permit(tuple.sport as u32 ^ 0x5ac0_0000, now).is_none() {
+        count(Counter::OtherLimited);
+        return 0;
+    }
+    let netns = sock::netns(request);
+    send::<SynAckRecord>(kind::SYN_ACK_AGAIN, |record| {
+        // SAFETY: reserved memory of the ring buffer.
+        let record = unsafe { &mut *record };
+        record.tuple = tuple;
+        record.netns = netns;
+        record._pad = 0;
+    });
     0
 }

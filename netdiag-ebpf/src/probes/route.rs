@@ -14,7 +14,7 @@ use netdiag_ebpf::counters::Counter;
 use netdiag_ebpf::fields::{ABSENT, Field};
 use netdiag_ebpf::records::{Owner, RouteRecord, Tuple, kind};
 
-use crate::kernel::{probe, probe_at, sock, task};
+use crate::kernel::{netns_inum, probe, probe_at, sock, task};
 use crate::maps::{count, offset, permit, send};
 
 const EAGAIN: u32 = 11;
@@ -25,6 +25,7 @@ const IPPROTO_TCP: u8 = 6;
 /// include/uapi/linux/rtnetlink.h
 const RT_TABLE_DEFAULT: u32 = 253;
 const RT_TABLE_MAIN: u32 = 254;
+const RT_TABLE_LOCAL: u32 = 255;
 const RTN_BLACKHOLE: u8 = 6;
 const RTN_PROHIBIT: u8 = 8;
 /// include/uapi/linux/route.h
@@ -53,7 +54,8 @@ pub fn fib_table_lookup(ctx: BtfTracePointContext) -> i32 {
         tuple.saddr[..4].copy_from_slice(&saddr);
         tuple.daddr[..4].copy_from_slice(&daddr);
     }
-    send_route(flow, Field::Flow4Ports, tuple, table, errno, iif);
+    // fib_table_lookup is not told the network namespace.
+    send_route(flow, Field::Flow4Ports, tuple, table, errno, iif, 0);
     0
 }
 
@@ -77,17 +79,33 @@ pub fn fib6_table_lookup(ctx: BtfTracePointContext) -> i32 {
     };
     let table_pointer: *const c_void = ctx.arg(2);
     let table = probe::<u32>(table_pointer, Field::Fib6TableId).unwrap_or(0);
+    // The local table has no route for what is forwarded: the next table is asked.
+    if table == RT_TABLE_LOCAL {
+        return 0;
+    }
+    let netns = netns_inum(ctx.arg(0));
     let mut tuple = Tuple { family: sock::AF_INET6, protocol: IPPROTO_TCP as u16, ..Tuple::default() };
     tuple.saddr = probe(flow, Field::Flow6Saddr).unwrap_or_default();
     tuple.daddr = probe(flow, Field::Flow6Daddr).unwrap_or_default();
-    send_route(flow, Field::Flow6Ports, tuple, table, errno, iif);
+    send_route(flow, Field::Flow6Ports, tuple, table, errno, iif, netns);
     0
 }
 
 #[inline(always)]
-fn send_route(flow: *const c_void, ports: Field, mut tuple: Tuple, table: u32, errno: u32, iif: u32) {
-    if probe::<u8>(flow, Field::FlowProto) != Some(IPPROTO_TCP) {
-        return;
+fn send_route(
+    flow: *const c_void,
+    ports: Field,
+    mut tuple: Tuple,
+    table: u32,
+    errno: u32,
+    iif: u32,
+    netns: u32,
+) {
+    // The lookup for a packet that came in names no protocol unless some rule looks at ports.
+    match probe::<u8>(flow, Field::FlowProto) {
+        Some(IPPROTO_TCP) => {}
+        Some(0) if iif > LOOPBACK_IFINDEX => {}
+        _ => return,
     }
     let ports = offset(ports);
     if ports != ABSENT
@@ -105,7 +123,7 @@ fn send_route(flow: *const c_void, ports: Field, mut tuple: Tuple, table: u32, e
     }
     // A lookup for a packet of this host runs in connect(); for a forwarded one `current` is anybody.
     let owner =
-        if iif <= LOOPBACK_IFINDEX { task::owner(task::netns(task::current())) } else { Owner::default() };
+        if iif <= LOOPBACK_IFINDEX { task::owner(task::netns(task::current())) } else { Owner { netns, ..Owner::default() } };
     send::<RouteRecord>(kind::ROUTE, |record| {
         // SAFETY: reserved memory of the ring buffer.
         let record = unsafe { &mut *record };

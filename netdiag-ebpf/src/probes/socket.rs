@@ -7,7 +7,8 @@
 //!
 //! Traps: CLOSE->SYN_SENT has no local port yet; the port is cleared before the last transition of a failed
 //! connect, so the original tuple is kept. `current` is the owner at SYN_SENT, and at CLOSE only when the
-//! socket has no error: every transition to CLOSE from softirq sets `sk_err` first.
+//! socket is locked by a process (`sk_lock.owned`) and has no error. A softirq that closes it sets `sk_err`
+//! first, but the application may take that on another CPU before the transition.
 
 use core::ffi::c_void;
 
@@ -89,17 +90,22 @@ fn opened(sk: *const c_void) {
         return;
     }
     if flags & socket_flag::ASKED != 0 {
-        watch_wire(&entry);
+        watch_wire(&entry, 0);
         passed(sk, state::CLOSE, state::SYN_SENT);
     }
 }
 
-/// Tells the tc programs that packets of this remote end matter.
+/// Tells the tc programs that packets of this remote end matter: all of them, or one flow.
 #[inline(always)]
-fn watch_wire(entry: &SocketEntry) {
-    let key = Interest { address: entry.tuple.daddr, port: entry.tuple.dport, family: entry.tuple.family };
+fn watch_wire(entry: &SocketEntry, local_port: u16) {
     // A failed insert costs wire evidence only, and the LRU map makes room by itself.
-    let _ = INTEREST.insert(key, 1, 0);
+    let _ = INTEREST.insert(interest(entry, local_port), 1, 0);
+}
+
+#[inline(always)]
+fn interest(entry: &SocketEntry, local_port: u16) -> Interest {
+    let tuple = &entry.tuple;
+    Interest { address: tuple.daddr, port: tuple.dport, family: tuple.family, local_port, _pad: 0 }
 }
 
 /// A transition that is worth a step only where the user asked for everything.
@@ -140,7 +146,8 @@ fn ask_if_tracked(entry: &mut SocketEntry) {
 #[inline(always)]
 fn closed(sk: *const c_void, old: u8) {
     // SAFETY: `sk` is the tp_btf argument.
-    let err = unsafe { load::<u32>(sk, Field::SkErr) };
+    let (err, owned) = unsafe { (load::<u32>(sk, Field::SkErr), load::<u32>(sk, Field::SkLockOwned)) };
+    let in_process = err == 0 && owned != 0;
     // Closed by the application or done with: no error, and both sides have said goodbye.
     let abrupt = matches!(old, state::SYN_SENT | state::ESTABLISHED | state::CLOSE_WAIT);
     let known = SOCKETS.get_ptr_mut(sk as u64);
@@ -153,14 +160,21 @@ fn closed(sk: *const c_void, old: u8) {
         },
         None => return,
     };
-    if abrupt && err == 0 {
+    if abrupt && in_process {
         ask_if_tracked(entry);
+    }
+    if abrupt && err == 0 && owned == 0 {
+        entry.flags |= socket_flag::ERROR_TAKEN;
     }
     if abrupt || entry.flags & socket_flag::ASKED != 0 {
         if entry.flags & socket_flag::TIMELINE != 0 || entry.flags & socket_flag::ASKED != 0 {
             add_step(sk, entry, step::STATE, (old as u16) << 8 | state::CLOSE as u16, 0);
         }
-        send_connection(sk, entry, old, state::CLOSE, err == 0);
+        send_connection(sk, entry, old, state::CLOSE, in_process);
+    }
+    // An answer to an application that has left is still evidence: that flow stays, and the LRU map ages it.
+    if entry.flags & socket_flag::SUSPECT != 0 && !(old == state::SYN_SENT && in_process) {
+        let _ = INTEREST.remove(interest(entry, sock::local_port(sk)));
     }
     if entry.flags & socket_flag::TIMELINE != 0 {
         let _ = TIMELINES.remove(sk as u64);
@@ -232,7 +246,7 @@ pub fn suspect(sk: *const c_void, entry: &mut SocketEntry) {
         return;
     }
     entry.flags |= socket_flag::SUSPECT;
-    watch_wire(entry);
+    watch_wire(entry, sock::local_port(sk));
     send::<SuspectRecord>(kind::SUSPECT, |record| {
         // SAFETY: reserved memory of the ring buffer.
         let record = unsafe { &mut *record };

@@ -117,9 +117,9 @@ fn note(ctx: &TcContext, way: u8) -> Option<()> {
             packet.tuple.dport = u16::from_be_bytes([tcp[2], tcp[3]]);
             let t = &packet.tuple;
             if way == direction::EGRESS {
-                interesting(family, &t.daddr, t.dport)?;
+                interesting(family, &t.daddr, t.dport, t.sport)?;
             } else {
-                interesting(family, &t.saddr, t.sport)?;
+                interesting(family, &t.saddr, t.sport, t.dport)?;
             }
         }
         IPPROTO_ICMP | IPPROTO_ICMPV6 => {
@@ -139,7 +139,7 @@ fn note(ctx: &TcContext, way: u8) -> Option<()> {
             let ports: [u8; 4] = read(ctx, inner + inner_length)?;
             quoted.sport = u16::from_be_bytes([ports[0], ports[1]]);
             quoted.dport = u16::from_be_bytes([ports[2], ports[3]]);
-            interesting(family, &quoted.daddr, quoted.dport)?;
+            interesting(family, &quoted.daddr, quoted.dport, quoted.sport)?;
         }
         _ => return None,
     }
@@ -153,6 +153,11 @@ fn note(ctx: &TcContext, way: u8) -> Option<()> {
 }
 
 #[inline(always)]
-fn interesting(family: u16, address: &[u8; 16], port: u16) -> Option<()> {
-    INTEREST.get_ptr(Interest { address: *address, port, family }).map(|_| ())
+fn interesting(family: u16, address: &[u8; 16], port: u16, local_port: u16) -> Option<()> {
+    let mut key = Interest { address: *address, port, family, local_port, _pad: 0 };
+    if INTEREST.get_ptr(&key).is_some() {
+        return Some(());
+    }
+    key.local_port = 0;
+    INTEREST.get_ptr(&key).map(|_| ())
 }

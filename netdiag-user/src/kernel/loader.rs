@@ -8,6 +8,7 @@ use netdiag_ebpf::config::{
     FLAG_TRACK_PROCESSES,
 };
 use netdiag_ebpf::counters::COUNTER_COUNT;
+use netdiag_ebpf::records::call::CALLS;
 
 use super::btf::Btf;
 use super::counters::{self, Counts};
@@ -32,8 +33,13 @@ const RESULT_ERRORS: &[i32] = &[
 ];
 
 /// In the order of `netdiag_ebpf::records::call`.
-static SOCKET_CALLS: [u32; 4] =
-    [libc::SYS_connect as u32, libc::SYS_bind as u32, libc::SYS_sendto as u32, libc::SYS_sendmsg as u32];
+static SOCKET_CALLS: [u32; CALLS] = [
+    libc::SYS_connect as u32,
+    libc::SYS_bind as u32,
+    libc::SYS_sendto as u32,
+    libc::SYS_sendmsg as u32,
+    libc::SYS_listen as u32,
+];
 
 /// What to load.
 #[derive(Debug, Clone, Copy, Default)]
@@ -160,6 +166,11 @@ impl Session {
     /// Attaches the tc programs to the interfaces of a network namespace.
     pub fn watch_wire(&mut self, netns: u64) -> Outcome {
         self.wire.attach(&mut self.ebpf, netns)
+    }
+
+    /// Takes the tc programs away from a network namespace.
+    pub fn leave_wire(&mut self, netns: u64) {
+        self.wire.detach(netns);
     }
 
     /// Where the tc programs are attached.

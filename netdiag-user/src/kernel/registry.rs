@@ -106,6 +106,7 @@ pub const PROBES: &[Probe] = &[
     },
     tp_btf!("error", "inet_sk_error_report", "soft errors, errors of UDP sockets"),
     tp_btf!("retransmit", "tcp_retransmit_skb", "retransmits, and with them the first sign of trouble"),
+    tp_btf!("retransmit", "tcp_retransmit_synack", "handshakes that a listener of this machine cannot finish"),
     tp_btf!("reset", "tcp_receive_reset", "RST received"),
     tp_btf!("reset", "tcp_send_reset", "RST sent, and why"),
     tp_btf!("drop", "kfree_skb", "packets that this machine dropped"),
@@ -115,6 +116,7 @@ pub const PROBES: &[Probe] = &[
     tp_btf!("icmp", "icmp_send", "ICMP errors that this machine sends"),
     syscall!("sys_exit_connect", "connect() that fails at once"),
     syscall!("sys_exit_bind", "bind() that fails"),
+    syscall!("sys_exit_listen", "listen() that fails"),
     syscall!("sys_exit_sendto", "sendto() that fails"),
     syscall!("sys_exit_sendmsg", "sendmsg() that fails"),
     Probe {

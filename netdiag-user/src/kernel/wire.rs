@@ -82,6 +82,13 @@ impl Wire {
         outcome
     }
 
+    /// Takes the programs away from a namespace.
+    pub fn detach(&mut self, inode: u64) {
+        if let Some(attached) = self.attached.remove(&inode) {
+            attached.leave();
+        }
+    }
+
     /// Whether the programs run in this namespace.
     pub fn covers(&self, inode: u64) -> bool {
         self.attached.get(&inode).is_some_and(|attached| !attached.links.is_empty())
@@ -109,11 +116,17 @@ impl Wire {
 impl Drop for Wire {
     fn drop(&mut self) {
         for attached in std::mem::take(&mut self.attached).into_values() {
-            let Attached { netns, links, .. } = attached;
-            // A clsact filter is removed through netlink, which must speak to its own namespace. If that is
-            // gone, so is the filter.
-            let _ = netns::within(netns.as_ref(), move || drop(links));
+            attached.leave();
         }
+    }
+}
+
+impl Attached {
+    /// A clsact filter is removed through netlink, which must speak to its own namespace. If that is gone, so
+    /// is the filter.
+    fn leave(self) {
+        let Self { netns, links, .. } = self;
+        let _ = netns::within(netns.as_ref(), move || drop(links));
     }
 }
 

@@ -103,6 +103,11 @@ fn of(what: &What, connection: &Connection) -> Event {
             };
             Event::new(name, text, json!({ "state": state, "retransmits": retransmits }))
         }
+        What::SynAckRetransmitted { place } => Event::new(
+            "syn-ack-retransmit",
+            format!("SYN-ACK retransmitted{}", elsewhere(place, connection)),
+            json!({ "netns": place.netns, "netns_name": place.netns_name }),
+        ),
         What::Error { errno, soft } => error(*errno, *soft),
         What::ResetReceived => Event::new("reset-received", "RST received", Value::Null),
         What::ResetSent { reason } => {
@@ -182,7 +187,7 @@ fn of(what: &What, connection: &Connection) -> Event {
             });
             with_place(Event::new("reset-answered", text, detail), place, None)
         }
-        What::RouteFailed { tuple, table, errno, forwarded } => {
+        What::RouteFailed { tuple, table, errno, forwarded, .. } => {
             let kind = match errno.abs() {
                 libc::EACCES => "prohibit route",
                 libc::EHOSTUNREACH => "unreachable route",
@@ -338,7 +343,7 @@ mod tests {
             ("syn-dropped".into(), "SYN dropped in namespace web (NO_SOCKET, in tcp_v4_rcv)".into())
         );
         let tuple = testing::outbound().connection.tuple();
-        let route = What::RouteFailed { tuple, table: 254, errno: libc::EAGAIN, forwarded: false };
+        let route = What::RouteFailed { tuple, table: 254, errno: libc::EAGAIN, forwarded: false, place: Place::default() };
         assert_eq!(text(route), ("route-failed".into(), "no route to 10.0.2.2 (table main)".into()));
         let address = "10.0.1.1".parse().unwrap();
         let neighbour = What::NeighbourFailed { address, place };

@@ -27,7 +27,7 @@ pub use packet::{Direction, Packet, Tuple, protocol};
 pub use process::Exec;
 pub use reset::ResetSent;
 pub use result::{Call, CallFailed};
-pub use retransmit::Suspect;
+pub use retransmit::{Suspect, SynAckAgain};
 pub use route::RouteFailed;
 pub use socket::{Closer, ConnectionEnd, Step, StepKind, TcpState, TcpSummary};
 pub use wire::{Quoted, Wire};
@@ -60,6 +60,7 @@ pub enum Event {
     Wire(Wire),
     SocketError(SocketError),
     Exec(Exec),
+    SynAckAgain(SynAckAgain),
 }
 
 /// A record that this build does not understand: kernel and user side do not fit.
@@ -99,7 +100,8 @@ plain!(
     ResetRecord,
     WireRecord,
     ErrorRecord,
-    ExecRecord
+    ExecRecord,
+    SynAckRecord
 );
 
 fn read<T: Plain>(kind: u16, bytes: &[u8]) -> Result<T, DecodeError> {
@@ -126,6 +128,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         kind::RESET_SENT => Event::ResetSent(reset::decode(&read(k, bytes)?)?),
         kind::WIRE => Event::Wire(wire::decode(&read(k, bytes)?)?),
         kind::ERROR => Event::SocketError(error::decode(&read(k, bytes)?)?),
+        kind::SYN_ACK_AGAIN => Event::SynAckAgain(retransmit::decode_syn_ack(&read(k, bytes)?)?),
         kind::EXEC => Event::Exec(process::decode(&read(k, bytes)?)),
         other => return Err(DecodeError::Kind(other)),
     })

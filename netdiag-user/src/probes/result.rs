@@ -12,6 +12,7 @@ pub enum Call {
     Bind,
     Sendto,
     Sendmsg,
+    Listen,
 }
 
 impl std::fmt::Display for Call {
@@ -21,6 +22,7 @@ impl std::fmt::Display for Call {
             Self::Bind => "bind()",
             Self::Sendto => "sendto()",
             Self::Sendmsg => "sendmsg()",
+            Self::Listen => "listen()",
         })
     }
 }
@@ -47,6 +49,7 @@ pub(super) fn decode(raw: &ResultRecord) -> Result<CallFailed, DecodeError> {
         call::BIND => Call::Bind,
         call::SENDTO => Call::Sendto,
         call::SENDMSG => Call::Sendmsg,
+        call::LISTEN => Call::Listen,
         other => return Err(DecodeError::Value { what: "system call", value: other.into() }),
     };
     Ok(CallFailed {

@@ -1,4 +1,4 @@
-use netdiag_ebpf::records::{SuspectRecord, socket_flag};
+use netdiag_ebpf::records::{SuspectRecord, SynAckRecord, socket_flag};
 use serde::{Deserialize, Serialize};
 
 use super::packet::{Tuple, tuple};
@@ -15,6 +15,19 @@ pub struct Suspect {
     pub tuple: Tuple,
     pub netns: u32,
     pub asked: bool,
+}
+
+/// A listener of this machine sent its SYN-ACK again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SynAckAgain {
+    pub time_ns: u64,
+    /// Source is the listener's end.
+    pub tuple: Tuple,
+    pub netns: u32,
+}
+
+pub(super) fn decode_syn_ack(raw: &SynAckRecord) -> Result<SynAckAgain, DecodeError> {
+    Ok(SynAckAgain { time_ns: raw.header.time_ns, tuple: tuple(&raw.tuple)?, netns: raw.netns })
 }
 
 pub(super) fn decode(raw: &SuspectRecord) -> Result<Suspect, DecodeError> {

@@ -10,7 +10,7 @@ pub struct RouteFailed {
     pub time_ns: u64,
     /// Who asked, for a packet of this host.
     pub owner: Option<Owner>,
-    /// Network namespace of the asker; `None` for a forwarded packet.
+    /// Network namespace; `None` for a forwarded IPv4 packet: the kernel does not tell.
     pub netns: Option<u32>,
     pub tuple: Tuple,
     pub table: u32,

@@ -107,7 +107,6 @@ pub struct Closer {
 pub enum StepKind {
     State { from: TcpState, to: TcpState },
     Retransmit { state: TcpState, retransmits: Option<u32> },
-    RetransmitSynAck,
     Error { errno: i32, soft: i32 },
     ResetReceived,
     ResetSent { reason: Option<u32> },
@@ -139,6 +138,8 @@ pub struct ConnectionEnd {
     pub outbound: bool,
     pub sk_flags: u64,
     pub errno: Option<i32>,
+    /// The kernel ended it with an error that the application took before it could be read.
+    pub error_taken: bool,
     pub soft_errno: Option<i32>,
     pub from: TcpState,
     pub to: TcpState,
@@ -171,6 +172,7 @@ pub(super) fn decode(raw: &ConnectionRecord) -> Result<ConnectionEnd, DecodeErro
         outbound: has(socket_flag::OUTBOUND),
         sk_flags: raw.sk_flags,
         errno: errno(raw.sk_err),
+        error_taken: has(socket_flag::ERROR_TAKEN),
         soft_errno: errno(raw.sk_err_soft),
         from: TcpState::decode(raw.old_state)?,
         to: TcpState::decode(raw.new_state)?,
@@ -215,7 +217,6 @@ fn decode_step(start_ns: u64, raw: &records::Step) -> Result<Step, DecodeError> 
             state: TcpState::decode(raw.code as u8)?,
             retransmits: (raw.detail != u32::from(u8::MAX)).then_some(raw.detail),
         },
-        step::RETRANSMIT_SYNACK => StepKind::RetransmitSynAck,
         step::ERROR => StepKind::Error { errno: raw.code.into(), soft: raw.detail as i32 },
         step::RESET_RECEIVED => StepKind::ResetReceived,
         step::RESET_SENT => StepKind::ResetSent { reason: u32::from(raw.code).checked_sub(1) },

@@ -86,6 +86,12 @@ pub enum What {
         table: u32,
         errno: i32,
         forwarded: bool,
+        #[serde(default)]
+        place: Place,
+    },
+    /// The listener of this connection, on this machine, sent its SYN-ACK again.
+    SynAckRetransmitted {
+        place: Place,
     },
     NeighbourFailed {
         address: IpAddr,

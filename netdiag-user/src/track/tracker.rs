@@ -13,7 +13,7 @@ use crate::kernel::reasons::Reasons;
 use crate::kernel::symbols::Symbols;
 use crate::probes::{
     Call, CallFailed, ConnectionEnd, Drop, Event, IcmpSent, NeighbourFailed, ResetSent, RouteFailed,
-    SocketError, StepKind, Tuple, Wire,
+    SocketError, StepKind, SynAckAgain, Tuple, Wire,
 };
 
 /// Bounds of the window.
@@ -46,6 +46,7 @@ struct Pending {
     sock: u64,
     steps: Vec<crate::probes::Step>,
     call: Option<(u64, Call, i32)>,
+    error_taken: bool,
     due_ns: u64,
 }
 
@@ -155,17 +156,27 @@ impl Tracker {
             self.limits.grace
         };
         self.push(connection, end.sock, end.steps, grace);
+        if let Some(pending) = self.pending.back_mut() {
+            pending.error_taken = end.error_taken;
+        }
     }
 
     fn push(&mut self, connection: Connection, sock: u64, steps: Vec<crate::probes::Step>, grace: Duration) {
         let due_ns = connection.end_ns.saturating_add(grace.as_nanos() as u64);
-        self.pending.push_back(Pending { connection, sock, steps, call: None, due_ns });
+        self.pending.push_back(Pending { connection, sock, steps, call: None, error_taken: false, due_ns });
     }
 
     fn call_failed(&mut self, call: CallFailed) {
         // The state change of the same connect() came just before: one failure, told once.
+        // The memory of a closed socket is used again at once, so its address alone says nothing.
         let same = self.pending.iter_mut().rev().find(|p| {
-            call.call == Call::Connect && p.sock == call.sock && p.connection.peer == call.tuple.destination
+            let c = &p.connection;
+            call.call == Call::Connect
+                && p.sock == call.sock
+                && p.call.is_none()
+                && c.peer == call.tuple.destination
+                && c.netns == call.netns
+                && c.owner.as_ref().map(|o| o.tid) == call.owner.as_ref().map(|o| o.tid)
         });
         if let Some(pending) = same {
             pending.call = Some((call.time_ns, call.call, call.errno));
@@ -232,7 +243,7 @@ impl Tracker {
     }
 
     fn finish(&self, pending: Pending) -> Finished {
-        let Pending { connection, sock, steps, call, .. } = pending;
+        let Pending { mut connection, sock, steps, call, error_taken, .. } = pending;
         let mut timeline: Vec<Moment> =
             steps.into_iter().filter_map(|step| self.step(step.time_ns, step.kind)).collect();
         if let Some((time_ns, call, errno)) = call {
@@ -243,6 +254,9 @@ impl Tracker {
         timeline.extend(events.into_iter().filter_map(|event| self.moment(&connection, event)));
         keep_relevant_neighbours(&connection, &mut timeline);
         timeline.sort_by_key(|moment| moment.time_ns);
+        if error_taken && connection.errno.is_none() {
+            connection.errno = errno_of(&connection, &timeline);
+        }
         let other_end = self.other_end(&connection);
         Finished { connection, sock, timeline, other_end }
     }
@@ -264,7 +278,7 @@ impl Tracker {
             StepKind::ResetReceived => What::ResetReceived,
             StepKind::ResetSent { reason } => What::ResetSent { reason: self.reset_name(reason) },
             // The drop's own record says more; the step in the kernel marks the socket as in trouble.
-            StepKind::Drop { .. } | StepKind::RetransmitSynAck => return None,
+            StepKind::Drop { .. } => return None,
         };
         Some(Moment { time_ns, what })
     }
@@ -307,8 +321,13 @@ impl Tracker {
                 let reason = self.reset_name(reason);
                 Moment { time_ns, what: What::ResetAnswered { reason, state, accept_queue, backlog, place } }
             }
-            Event::RouteFailed(RouteFailed { time_ns, tuple, table, errno, iif, .. }) => {
-                Moment { time_ns, what: What::RouteFailed { tuple, table, errno, forwarded: iif.is_some() } }
+            Event::RouteFailed(RouteFailed { time_ns, netns, tuple, table, errno, iif, .. }) => {
+                let place = place(netns.unwrap_or(0), "");
+                let what = What::RouteFailed { tuple, table, errno, forwarded: iif.is_some(), place };
+                Moment { time_ns, what }
+            }
+            Event::SynAckAgain(SynAckAgain { time_ns, netns, .. }) => {
+                Moment { time_ns, what: What::SynAckRetransmitted { place: place(netns, "") } }
             }
             Event::NeighbourFailed(NeighbourFailed { time_ns, address, interface, netns, .. }) => {
                 let place = place(netns, &interface);
@@ -377,6 +396,7 @@ impl<'a> Belongs<'a> {
                 r.time_ns >= self.from_ns && r.sock != self.sock && self.is_flow(&r.packet.tuple)
             }
             Event::RouteFailed(r) => r.time_ns >= self.from_ns && self.has_route(r),
+            Event::SynAckAgain(s) => s.time_ns >= self.from_ns && self.is_flow(&s.tuple),
             Event::NeighbourFailed(n) => n.time_ns >= self.from_ns,
             Event::Connection(_)
             | Event::Suspect(_)
@@ -396,8 +416,42 @@ impl<'a> Belongs<'a> {
     }
 }
 
-/// A neighbour's failure matters if it is the peer itself, or if a packet of this connection was dropped for
-/// it in that namespace.
+/// The error that the kernel ended a connection with, from what led to it (tcp_reset, tcp_v4_err, tcp_v6_err).
+fn errno_of(connection: &Connection, timeline: &[Moment]) -> Option<i32> {
+    timeline.iter().rev().find_map(|moment| match &moment.what {
+        What::ResetReceived if connection.died_connecting() => Some(libc::ECONNREFUSED),
+        What::ResetReceived => Some(libc::ECONNRESET),
+        What::IcmpReceived { packet, .. } => {
+            icmp_errno(connection.peer.is_ipv4(), packet.flags, packet.code)
+        }
+        What::IcmpSent { icmp_type, icmp_code, outgoing: true, .. } => {
+            icmp_errno(true, *icmp_type, *icmp_code)
+        }
+        _ => None,
+    })
+}
+
+/// What an ICMP error becomes for a connecting socket (net/ipv4/icmp.c icmp_err_convert, net/ipv6/icmp.c
+/// tab_unreach).
+fn icmp_errno(ipv4: bool, icmp_type: u8, icmp_code: u8) -> Option<i32> {
+    match (ipv4, icmp_type, icmp_code) {
+        (true, 3, 0 | 6 | 9 | 11) => Some(libc::ENETUNREACH),
+        (true, 3, 2) => Some(libc::ENOPROTOOPT),
+        (true, 3, 3) => Some(libc::ECONNREFUSED),
+        (true, 3, 5) => Some(libc::EOPNOTSUPP),
+        (true, 3, 7) => Some(libc::EHOSTDOWN),
+        (true, 3, 8) => Some(libc::ENONET),
+        (true, 3 | 11, _) => Some(libc::EHOSTUNREACH),
+        (false, 1, 0) => Some(libc::ENETUNREACH),
+        (false, 1, 1 | 5 | 6) => Some(libc::EACCES),
+        (false, 1, 4) => Some(libc::ECONNREFUSED),
+        (false, 1 | 3, _) => Some(libc::EHOSTUNREACH),
+        _ => None,
+    }
+}
+
+/// A neighbour's failure matters in the connection's own namespace, for the peer itself, and where a packet of
+/// this connection was dropped for it. The diagnosis compares it with the next hop.
 fn keep_relevant_neighbours(connection: &Connection, timeline: &mut Vec<Moment>) {
     let waiting: Vec<u32> = timeline
         .iter()
@@ -408,7 +462,9 @@ fn keep_relevant_neighbours(connection: &Connection, timeline: &mut Vec<Moment>)
         .collect();
     let is_peer = |address: IpAddr| address == connection.peer.ip();
     timeline.retain(|moment| match &moment.what {
-        What::NeighbourFailed { address, place } => is_peer(*address) || waiting.contains(&place.netns),
+        What::NeighbourFailed { address, place } => {
+            place.netns == connection.netns || is_peer(*address) || waiting.contains(&place.netns)
+        }
         _ => true,
     });
 }

@@ -4,6 +4,7 @@
 mod command;
 mod input;
 mod life;
+mod output;
 
 use std::process::Command;
 use std::time::Duration;
@@ -37,6 +38,13 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::healthy("cli_follows_a_daemon", command::follows_a_daemon).needs(&[Need::Tool("setsid")]),
     Scenario::healthy("cli_follows_ip_netns_exec", command::follows_ip_netns_exec),
     Scenario::healthy("cli_run_tells_of_its_command_only", command::tells_of_its_command_only),
+    Scenario::healthy("cli_colour_on_a_terminal_only", output::colour_on_a_terminal_only)
+        .needs(&[Need::Tool("script")]),
+    Scenario::healthy("cli_text_tells_the_same", output::text_tells_the_same),
+    Scenario::healthy("cli_filter_leaves_others_out", output::filter_leaves_others_out),
+    Scenario::healthy("cli_all_tells_of_healthy_connections", output::all_tells_of_healthy_connections),
+    Scenario::healthy("cli_evidence_is_saved", output::evidence_is_saved),
+    Scenario::healthy("cli_repeats_are_counted", output::repeats_are_counted),
     Scenario::healthy("cli_two_at_once", life::two_at_once),
     Scenario::healthy("cli_ctrl_c_leaves_nothing", life::ctrl_c_leaves_nothing).needs(BPFTOOL),
     Scenario::healthy("cli_sigterm_leaves_nothing", life::sigterm_leaves_nothing).needs(BPFTOOL),

@@ -112,7 +112,7 @@ pub fn a_short_reroute() -> Result<()> {
 pub fn reject_rule(family: Family) -> Result<()> {
     let net = Topology::new()?;
     net.router.nft(
-        "table inet fw { chain fwd { type filter hook forward priority 0
+        "table inet fw { chain forwarded { type filter hook forward priority 0;
            tcp dport 8080 reject with icmpx type admin-prohibited; }; }",
     )?;
     let report = net.netdiag_run(&clients::connect(family.server(8080))?)?;

@@ -7,9 +7,12 @@ mod neighbours;
 mod routes;
 mod source;
 
+use std::net::SocketAddr;
+
 use anyhow::{Result, ensure};
+use netdiag_tests::clients;
 use netdiag_tests::net::Family::{V4, V6};
-use netdiag_tests::net::{Family, Namespace};
+use netdiag_tests::net::{Family, Namespace, Topology};
 use netdiag_tests::netdiag::Diagnosis;
 use netdiag_tests::scenario::{Need, Scenario};
 
@@ -161,4 +164,12 @@ fn says<'a>(diagnosis: Diagnosis<'a>, text: &str) -> Result<Diagnosis<'a>> {
     let fields = ["/summary", "/explanation", "/next_steps"].map(|field| diagnosis.at(field).to_string());
     ensure!(fields.iter().any(|field| field.contains(text)), "{text:?} is not said: {:#}", diagnosis.value);
     Ok(diagnosis)
+}
+
+/// Nothing is wrong with the way there: nobody listens. The port is the story's own, because listeners of
+/// other scenarios count as "elsewhere on this machine".
+fn port_is_closed(net: &Topology, address: SocketAddr) -> Result<()> {
+    let report = net.netdiag_run(&clients::connect(address)?)?;
+    report.exits(1)?.the_only("refused.no-listener")?.errno(Some("ECONNREFUSED"))?;
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod report;
 mod run;
+mod vectors;
 mod watch;
 
 use std::path::{Path, PathBuf};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::report::{Report, state};
+use super::vectors;
 use crate::hooks;
 use crate::net::{Namespace, Topology};
 use crate::process;
@@ -81,7 +82,13 @@ impl<'a> Run<'a> {
         let binary = self.binary.as_ref().context("no netdiag binary; build it or set NETDIAG_BIN")?;
         let mut command =
             if self.outside { Command::new(binary) } else { self.client.command(&binary.to_string_lossy()) };
-        command.args(["run", "--format", "json", "--output"]).arg(&file).args(&self.options).arg("--");
+        command.args(["run", "--format", "json", "--output"]).arg(&file).args(&self.options);
+        let vectors = vectors::directory();
+        let evidence = directory.path().join("evidence.jsonl");
+        if vectors.is_some() {
+            command.arg("--save-evidence").arg(&evidence);
+        }
+        command.arg("--");
         if self.outside {
             command.arg(crate::tools::path("ip")).args(["netns", "exec", self.client.name()]);
         }
@@ -92,6 +99,9 @@ impl<'a> Run<'a> {
         let state = state(&self.namespaces);
         let code = output.code();
         let report = Report::read(&file, code, output.stdout, output.stderr, state)?;
+        if let Some(vectors) = vectors {
+            vectors::record(&vectors, &evidence, &report)?;
+        }
         let after = self.hooks()?;
         ensure!(before == after, "tc hooks were {before:?}, now are {after:?}\n{}", report.dump());
         Ok(report)

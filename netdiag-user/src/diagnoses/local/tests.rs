@@ -229,7 +229,7 @@ fn a_prohibit_route_is_another_code() {
     failed(Call::Connect, libc::EACCES).with(|e| e.facts.route = Some(prohibited)).healthy("local");
     let case = failed(Call::Connect, libc::EACCES);
     let tuple = case.packet(SYN, true).tuple;
-    case.at(0, What::RouteFailed { tuple, table: 254, errno: -libc::EACCES, forwarded: false })
+    case.at(0, What::RouteFailed { tuple, table: 254, errno: -libc::EACCES, forwarded: false, place: Default::default() })
         .healthy("local");
 }
 

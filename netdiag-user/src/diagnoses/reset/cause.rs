@@ -2,7 +2,7 @@
 
 use crate::diagnoses::Evidence;
 use crate::probes::{Closer, TcpState};
-use crate::track::{Connection, End, What};
+use crate::track::{Connection, End, Side, What};
 
 /// In the order in which the kernel looks (net/ipv4/tcp.c __tcp_close): unread data, then SO_LINGER.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,12 +60,22 @@ pub(super) fn got_reset(evidence: &Evidence) -> bool {
         TcpState::LastAck | TcpState::Closing | TcpState::TimeWait => {
             connection.tcp.unacked.is_some_and(|n| n > 1)
         }
-        // This side is done; most programs do not wait for more than they already had.
+        // This side is done; most programs do not wait for more than they already had, nor for anything
+        // where they said nothing.
         TcpState::FinWait1 | TcpState::FinWait2 => {
-            connection.tcp.bytes_received == Some(0) || connection.tcp.unacked.is_some_and(|n| n > 1)
+            let unanswered = connection.tcp.bytes_received == Some(0) && has_spoken(connection);
+            unanswered || connection.tcp.unacked.is_some_and(|n| n > 1)
         }
         _ => true,
     }
+}
+
+/// Whether data of this side was acknowledged. The counter takes in the SYN of the side that connected, and
+/// this side's FIN from FIN_WAIT2 on (net/ipv4/tcp_input.c tcp_snd_una_update).
+fn has_spoken(connection: &Connection) -> bool {
+    let fin = matches!(connection.end, End::State { from: TcpState::FinWait2, .. });
+    let control = u64::from(connection.side == Side::Outbound) + u64::from(fin);
+    connection.tcp.bytes_acked.is_none_or(|acked| acked > control)
 }
 
 /// A listener that had no room reset it: `refused.backlog-overflow`.
@@ -106,6 +116,16 @@ mod tests {
         assert_eq!(established(|_| ()), Some(Cause::Unknown));
         assert_eq!(established(|c| c.tcp.unread = None), Some(Cause::Unknown));
         assert_eq!(established(|c| c.errno = Some(libc::ETIMEDOUT)), None);
+    }
+
+    #[test]
+    fn nobody_waits_after_a_close_without_a_word() {
+        let reset = |from, acked| {
+            let case = Case::ending(from, TcpState::Close).errno(libc::ECONNRESET);
+            got_reset(&case.tcp(|tcp| (tcp.bytes_received, tcp.bytes_acked) = (Some(0), Some(acked))).build())
+        };
+        assert!(!reset(TcpState::FinWait1, 1) && !reset(TcpState::FinWait2, 2));
+        assert!(reset(TcpState::FinWait1, 2) && reset(TcpState::FinWait2, 3));
     }
 
     #[test]

@@ -9,6 +9,9 @@ use crate::diagnoses::{
 use crate::probes::protocol;
 use crate::track::{Hook, Place, What};
 
+/// An error and the drop that brought it lie no further apart.
+const AT_ONCE_NS: u64 = 20_000_000;
+
 /// What an ICMP error means to this symptom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
@@ -93,12 +96,17 @@ fn told(evidence: &Evidence) -> Option<Told<'_>> {
                 let sender = packet.tuple.source.ip();
                 arrived = meaning(v4, packet.flags, packet.code)
                     .filter(|_| sender != evidence.connection.local.ip())
-                    .map(|sense| (sense, packet.flags, packet.code, sender, place));
+                    .map(|sense| (sense, packet.flags, packet.code, sender, place, moment.time_ns));
             }
             _ => {}
         }
     }
-    let sender = arrived.map(|(.., sender, _)| sender);
+    if made.is_none()
+        && let Some((sense, icmp_type, code, .., time_ns)) = arrived
+    {
+        made = dropped_before(evidence, time_ns).map(|place| (sense, icmp_type, code, place));
+    }
+    let sender = arrived.map(|(_, _, _, sender, ..)| sender);
     if let Some(((class, meaning), icmp_type, code, place)) = made {
         let firewall = rejected(evidence, place);
         return Some(Told {
@@ -112,9 +120,25 @@ fn told(evidence: &Evidence) -> Option<Told<'_>> {
             firewall,
         });
     }
-    let ((class, meaning), icmp_type, code, sender, place) = arrived?;
+    let ((class, meaning), icmp_type, code, sender, place, _) = arrived?;
     let sender = Some(sender);
     Some(Told { class, meaning, icmp_type, code, sender, made: None, arrived: Some(place), firewall: None })
+}
+
+/// ICMPv6 has no tracepoint where an error is sent (net/ipv6/icmp.c icmp6_send). If another namespace of this
+/// machine dropped the packet right before the error arrived, it is the one that sent it.
+fn dropped_before(evidence: &Evidence, arrived_ns: u64) -> Option<&Place> {
+    evidence.drops().filter(|(time_ns, _)| (*time_ns..=*time_ns + AT_ONCE_NS).contains(&arrived_ns)).find_map(
+        |(_, what)| match what {
+            What::Dropped { reason, outgoing: true, place, .. }
+                if matches!(reason.as_str(), "IP_INNOROUTES" | "NETFILTER_DROP")
+                    && failure::elsewhere(evidence, place) =>
+            {
+                Some(place)
+            }
+            _ => None,
+        },
+    )
 }
 
 /// The firewall's drop that goes with a REJECT.
@@ -333,6 +357,24 @@ mod tests {
             .dropped(3000, Drop::syn("NEIGH_FAILED", "neigh_invalidate"))
             .at(3000, sent(1, here()));
         miss(neighbour, UNREACHABLE);
+    }
+
+    #[test]
+    fn icmpv6_of_a_router_of_this_machine() {
+        let case = |reason, after_ms| {
+            let mut case = connecting(libc::EACCES).ends("[2001:db8::2]:40000", "[2001:db8:2::2]:80");
+            case = case.icmp(30 + after_ms, 1, 1).with(|e| {
+                if let What::IcmpReceived { packet, .. } = &mut e.timeline[0].what {
+                    packet.tuple.protocol = protocol::ICMPV6;
+                }
+            });
+            case.dropped(30, Drop::syn(reason, "ip6_pkt_prohibit").place(in_router()))
+        };
+        let named = |case| hit(case, PROHIBITED, Confidence::Certain).place.netns_name;
+        assert_eq!(named(case("IP_INNOROUTES", 1)).as_deref(), Some("router"));
+        assert_eq!(named(case("NETFILTER_DROP", 1)).as_deref(), Some("router"));
+        assert_eq!(named(case("IP_INNOROUTES", 500)), None);
+        assert_eq!(named(case("TCP_CSUM", 1)), None);
     }
 
     #[test]

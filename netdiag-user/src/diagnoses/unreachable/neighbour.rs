@@ -6,10 +6,13 @@ use std::time::Duration;
 use super::failure::{self, Failure};
 use crate::diagnoses::{Confidence, Evidence, Finding, Stage, Verdict, Where, WhereSide, words};
 use crate::enrich::neighbours::NeighbourState;
+use crate::probes::protocol;
 use crate::track::{Place, What};
 
 /// Three requests a second apart (mcast_solicit, retrans_time_ms) fail after 3 s, less where others asked before.
 const FIRST_FAILURE: Duration = Duration::from_millis(500);
+/// The ICMP error that goes with a failure comes right with it (net/ipv4/arp.c arp_error_report).
+const AT_ONCE_NS: u64 = 50_000_000;
 
 /// What failed, and where.
 struct Unresolved {
@@ -64,14 +67,17 @@ fn address_in(evidence: &Evidence, place: &Place, outgoing: bool) -> Option<IpAd
     failed.or_else(own)
 }
 
-/// The entry of the next hop failed while the connection waited.
+/// The entry of the next hop failed while the connection waited. In another namespace that counts only if it
+/// told this connection so: other hosts of this machine may ask for the same address.
 fn failed(evidence: &Evidence) -> Option<Unresolved> {
     let next_hop = failure::next_hop(evidence);
     let peer = failure::peer(evidence);
     evidence.timeline.iter().find_map(|moment| match &moment.what {
         What::NeighbourFailed { address, place } => {
-            let wanted = if failure::elsewhere(evidence, place) { peer } else { next_hop.unwrap_or(peer) };
-            (*address == wanted).then(|| Unresolved {
+            let elsewhere = failure::elsewhere(evidence, place);
+            let wanted = if elsewhere { peer } else { next_hop.unwrap_or(peer) };
+            let own = *address == wanted && (!elsewhere || told_at(evidence, moment.time_ns, place));
+            own.then(|| Unresolved {
                 confidence: Confidence::Certain,
                 address: Some(*address),
                 place: place.clone(),
@@ -80,6 +86,20 @@ fn failed(evidence: &Evidence) -> Option<Unresolved> {
             })
         }
         _ => None,
+    })
+}
+
+/// Whether "host unreachable" (v6: "address unreachable") about this connection went with the failure.
+fn told_at(evidence: &Evidence, failed_ns: u64, failed: &Place) -> bool {
+    evidence.timeline.iter().filter(|moment| moment.time_ns.abs_diff(failed_ns) <= AT_ONCE_NS).any(|moment| {
+        match &moment.what {
+            What::IcmpSent { icmp_type: 3, icmp_code: 1, place, .. } => place.netns == failed.netns,
+            What::IcmpReceived { packet, .. } => {
+                let v4 = packet.tuple.protocol == protocol::ICMP;
+                (packet.flags, packet.code) == if v4 { (3, 1) } else { (1, 3) }
+            }
+            _ => false,
+        }
     })
 }
 
@@ -206,6 +226,15 @@ mod tests {
             .icmp(3071, 3, 1);
         let (code, finding) = case.diagnosed();
         assert_eq!((code, finding.place.netns_name.as_deref()), (CODE, Some("router")));
+    }
+
+    #[test]
+    fn in_another_network_with_the_same_addresses() {
+        let case = || neighbour_failed(connecting(libc::EHOSTUNREACH), "10.0.2.2", in_router());
+        assert_ne!(case().found(CODE).place.netns, Some(ROUTER));
+        let finding = hit(case().icmp(3072, 3, 1), CODE, Confidence::Certain);
+        assert_eq!(finding.place.netns, Some(ROUTER));
+        miss(case().icmp(30, 3, 1), CODE);
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl Case {
 
     pub fn route_failed(self, errno: i32, forwarded: bool) -> Self {
         let tuple = self.packet(0, true).tuple;
-        self.at(0, What::RouteFailed { tuple, table: 254, errno, forwarded })
+        self.at(0, What::RouteFailed { tuple, table: 254, errno, forwarded, place: Default::default() })
     }
 }
 

@@ -1,5 +1,7 @@
 //! Scenarios of the symptom `local`: a system call fails, and no packet is ever made.
 
+mod cgroup;
+
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -42,6 +44,8 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::hit(NOT_PERMITTED, "privileged_port_v6", || privileged_port(Family::V6)),
     Scenario::hit(NOT_PERMITTED, "udp_firewall_v4", || udp_firewall(Family::V4)).needs(NFT_PYTHON),
     Scenario::hit(NOT_PERMITTED, "udp_firewall_v6", || udp_firewall(Family::V6)).needs(NFT_PYTHON),
+    Scenario::hit(NOT_PERMITTED, "cgroup_program_v4", || cgroup_program(Family::V4, cgroup::INET4_CONNECT)),
+    Scenario::hit(NOT_PERMITTED, "cgroup_program_v6", || cgroup_program(Family::V6, cgroup::INET6_CONNECT)),
     Scenario::near_miss(NOT_PERMITTED, "root_may", root_may),
     Scenario::near_miss(NOT_PERMITTED, "unprivileged_port", unprivileged_port),
     Scenario::near_miss(NOT_PERMITTED, "tcp_firewall", tcp_firewall).needs(&[Need::Nftables]),
@@ -64,11 +68,14 @@ fn ten_ports(namespace: &Namespace) -> Result<()> {
 fn ports_held(family: Family) -> Result<()> {
     let net = Topology::new()?;
     ten_ports(&net.client)?;
-    let _server = servers::echo(&net.server, family.server(18201))?;
-    let report = net.netdiag_run(&clients::steps(&format!("many=11,{}", family.server(18201)))?)?;
-    ensure!(report.stdout.contains("EADDRNOTAVAIL after 10"), "{}", report.dump());
+    let address = family.server(18201);
+    let _server = servers::echo(&net.server, address)?;
+    let holder = net.client.spawn(&clients::steps(&format!("many=10,{address} wait"))?)?;
+    holder.wait_for_line("connected 10", Duration::from_secs(5))?;
+    let report = net.netdiag_run(&clients::connect(address)?)?;
     let found = report.exits(1)?.the_only(EXHAUSTED)?.certain()?.errno(Some("EADDRNOTAVAIL"))?;
-    found.mentions("/summary", "all 10 local ports")?.mentions("/summary", "10 of nd-client[")?;
+    found.mentions("/summary", "all 10 local ports")?;
+    found.mentions("/summary", &format!("10 of nd-client[{}]", holder.pid()))?;
     found.has("/where/netns_name", net.client.name())?.has("/connection/peer/port", 18201)?;
     Ok(())
 }
@@ -291,6 +298,21 @@ fn udp_firewall(family: Family) -> Result<()> {
     // The next port is not touched by the rule, and a datagram that nobody reads is no error.
     let _server = servers::echo_udp(&net.server, family.server(18219))?;
     net.netdiag_run(&datagram(family, 18219))?.exits(0)?.nothing()?;
+    Ok(())
+}
+
+/// A BPF program on the process's control group refuses connect(); for the other family it has no say.
+fn cgroup_program(family: Family, attach_type: u64) -> Result<()> {
+    let net = Topology::new()?;
+    let _servers =
+        [servers::echo(&net.server, Family::V4.server(18222))?, servers::echo(&net.server, Family::V6.server(18222))?];
+    let group = cgroup::Forbidding::new(attach_type)?;
+    let report = net.netdiag_run(&group.with(&clients::connect(family.server(18222))?))?;
+    let found = report.exits(1)?.the_only(NOT_PERMITTED)?.errno(Some("EPERM"))?;
+    found.has("/connection/call", "connect")?.has("/where/stage", "cgroup-bpf")?;
+    found.has("/connection/peer/port", 18222)?.has("/process/comm", "nd-client")?;
+    let other = if family == Family::V4 { Family::V6 } else { Family::V4 };
+    net.netdiag_run(&group.with(&clients::connect(other.server(18222))?))?.exits(0)?.nothing()?;
     Ok(())
 }
 
