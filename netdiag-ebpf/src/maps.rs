@@ -10,7 +10,7 @@ use netdiag_ebpf::config::{DROP_REASONS, DROP_SEND, ERRNO_WORDS};
 use netdiag_ebpf::counters::{COUNTER_COUNT, Counter};
 use netdiag_ebpf::fields::{ABSENT, FIELD_COUNT, Field};
 use netdiag_ebpf::records::call::CALLS;
-use netdiag_ebpf::records::{Header, PacketInfo, SocketEntry, Timeline, Tuple};
+use netdiag_ebpf::records::{Header, Owner, PacketInfo, SocketEntry, Timeline, Tuple};
 
 /// Byte offset of each field of `netdiag_ebpf::fields`, written by user space before load.
 #[unsafe(no_mangle)]
@@ -47,6 +47,20 @@ pub static TIMELINES: LruHashMap<u64, Timeline> = LruHashMap::with_max_entries(4
 /// Processes that `run` follows, by tgid.
 #[map]
 pub static TRACKED: HashMap<u32, u8> = HashMap::with_max_entries(16384, 0);
+
+/// Who connected a UDP socket, by address of the socket, for followed processes. A UDP socket has no state
+/// changes, so nothing tells when it is gone: the LRU map forgets.
+#[map]
+pub static UDP_OWNERS: LruHashMap<u64, UdpOwner> = LruHashMap::with_max_entries(1024, 0);
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct UdpOwner {
+    pub owner: Owner,
+    /// To tell this socket from a later one at the same address.
+    pub local_port: u32,
+    pub peer_port: u32,
+}
 
 /// Remote ends (and flows to them) whose packets the tc programs send.
 #[map]

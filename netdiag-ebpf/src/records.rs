@@ -198,7 +198,7 @@ pub struct ConnectionRecord {
     pub tcp: TcpSummary,
     /// The task that ran the last transition; meaningful with CLOSER_KNOWN.
     pub closer_tgid: u32,
-    pub _pad2: u32,
+    pub closer_uid: u32,
     pub closer_comm: [u8; 16],
     pub timeline: Timeline,
 }
@@ -377,7 +377,10 @@ pub struct ErrorRecord {
     pub sk_err: u32,
     pub sk_err_soft: u32,
     pub netns: u32,
-    pub _pad: u32,
+    /// Bits of [`socket_flag`].
+    pub flags: u32,
+    /// Who connected it, if a followed process did; all zero else.
+    pub owner: Owner,
 }
 
 /// A listener of this machine sends its SYN-ACK again: the handshake's last ACK did not come.
@@ -421,7 +424,7 @@ sizes! {
     IcmpRecord = 104;
     ResetRecord = 120;
     WireRecord = 136;
-    ErrorRecord = 80;
+    ErrorRecord = 120;
     ExecRecord = 56;
     SynAckRecord = 64;
 }

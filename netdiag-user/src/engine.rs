@@ -13,7 +13,7 @@ use crate::enrich::{netns, owners, queues};
 use crate::kernel::KernelError;
 use crate::kernel::counters::Counts;
 use crate::kernel::loader::{Options, Session};
-use crate::probes::{self, Event, Suspect};
+use crate::probes::{self, Event, Owner, SocketError, Suspect};
 use crate::track::{Connection, End, Finished, Limits, Side, Tracker};
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, the clock of all records.
@@ -61,9 +61,30 @@ pub struct Engine {
     just_in_time: HashMap<u64, u64>,
     /// Processes are followed.
     follows: bool,
+    searches: Budget,
     lost: VecDeque<(u64, u64)>,
     missing: Vec<String>,
     undecoded: u64,
+}
+
+/// Looking through /proc and the sockets of all namespaces costs milliseconds: so often a second, no more.
+#[derive(Debug, Default)]
+struct Budget {
+    window: u64,
+    used: u32,
+}
+
+impl Budget {
+    const A_SECOND: u32 = 50;
+
+    fn allow(&mut self, now_ns: u64) -> bool {
+        let window = now_ns / 1_000_000_000;
+        if window != self.window {
+            *self = Self { window, used: 0 };
+        }
+        self.used += 1;
+        self.used <= Self::A_SECOND
+    }
 }
 
 struct Ring(RingBuf<MapData>);
@@ -90,6 +111,7 @@ impl Engine {
             wire_since: HashMap::new(),
             just_in_time: HashMap::new(),
             follows: options.follow_processes,
+            searches: Budget::default(),
             lost: VecDeque::new(),
             missing,
             undecoded: 0,
@@ -133,9 +155,10 @@ impl Engine {
 
     /// Takes all records that are there, and finishes the connections that are due.
     pub fn poll(&mut self) -> Vec<Explained> {
-        while let Some(event) = self.next_event() {
-            match &event {
+        while let Some(mut event) = self.next_event() {
+            match &mut event {
                 Event::Suspect(suspect) => self.suspect(suspect),
+                Event::SocketError(error) => self.find_owner(error),
                 Event::Exec(exec) => {
                     self.watch_wire(exec.netns.into());
                 }
@@ -174,6 +197,9 @@ impl Engine {
         if let Some(last) = self.just_in_time.get_mut(&netns) {
             *last = suspect.time_ns;
         }
+        if !self.searches.allow(now_ns()) {
+            return;
+        }
         let sample = queues::sample(suspect.tuple.destination, suspect.netns, suspect.time_ns);
         if sample.is_empty() {
             return;
@@ -185,6 +211,16 @@ impl Engine {
         }
         self.sampled.push_back(suspect.sock);
         self.samples.insert(suspect.sock, sample);
+    }
+
+    /// Looks for the owner of a datagram socket while it is still there.
+    fn find_owner(&mut self, error: &mut SocketError) {
+        if error.owner.is_some() || self.follows {
+            return;
+        }
+        if self.searches.allow(now_ns()) {
+            error.owner = owners::find(&error.tuple, error.netns).and_then(|found| found.owner);
+        }
     }
 
     /// Takes tc away again where no connection was suspect for a while.
@@ -247,7 +283,11 @@ impl Engine {
         if connection.owner.is_some() {
             return;
         }
-        let Some(found) = owners::find(connection) else { return };
+        let found = self.searches.allow(now_ns()).then(|| owners::find(&connection.tuple(), connection.netns));
+        let Some(found) = found.flatten() else {
+            self.take_closer(connection);
+            return;
+        };
         if found.inbound {
             connection.side = Side::Inbound;
         } else {
@@ -255,6 +295,21 @@ impl Engine {
         }
         connection.asked |= found.owner.as_ref().is_some_and(|owner| self.session.is_followed(owner.pid));
         connection.owner = found.owner;
+        self.take_closer(connection);
+    }
+
+    /// Who closes a socket by close() or exit holds it: the owner, if nobody else is found.
+    fn take_closer(&self, connection: &mut Connection) {
+        if connection.owner.is_some() {
+            return;
+        }
+        connection.owner = connection.closer.as_ref().map(|closer| Owner {
+            pid: closer.pid,
+            tid: closer.pid,
+            uid: closer.uid,
+            cgroup: 0,
+            comm: closer.comm.clone(),
+        });
     }
 
     /// tc does not know names: they are filled in here, by index and namespace.

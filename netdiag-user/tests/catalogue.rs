@@ -153,8 +153,9 @@ fn codes_in_findings_exist() {
 fn every_code_has_scenarios() {
     let text: String = files(&root().join("tests/scenarios"), ".rs").iter().map(|path| read(path)).collect();
     let named = |kind: &str, code: &str| {
-        let starts = text.match_indices(&format!("Scenario::{kind}(")).map(|(at, start)| at + start.len());
-        starts.into_iter().any(|at| {
+        let start = format!("Scenario::{kind}(");
+        let mut starts = text.match_indices(&start).map(|(at, _)| at + start.len());
+        starts.any(|at| {
             let argument = text[at..].trim_start();
             let end = argument.find(',').unwrap_or(argument.len());
             let argument = argument[..end].trim();

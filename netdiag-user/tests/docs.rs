@@ -211,6 +211,18 @@ fn every_counter_is_described() {
 }
 
 #[test]
+fn every_event_is_described() {
+    let output = read(&root().join("docs/output.md"));
+    let source = read(&root().join("netdiag-user/src/output/event.rs"));
+    let code = source.split("#[cfg(test)]").next().unwrap();
+    let names = code.split("Event::new(").skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"'));
+    let names: Vec<&str> = names.filter_map(|rest| rest.split('"').next()).collect();
+    assert!(names.len() > 8, "{names:?}");
+    let missing = names.iter().filter(|name| !output.contains(&format!("`{name}`")));
+    none(&missing.map(|name| format!("docs/output.md does not describe {name}")).collect::<Vec<_>>());
+}
+
+#[test]
 fn words_are_those_of_a_shell() {
     assert_eq!(
         words("watch 'comm \"Web Content\"' port 80  # all"),

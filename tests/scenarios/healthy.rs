@@ -155,8 +155,6 @@ fn trouble_passes() -> Result<()> {
     std::thread::sleep(Duration::from_millis(1300));
     net.server.ip_batch("link set eth0 up\nroute add default via 10.77.2.1")?;
     late.wait(Duration::from_secs(10))?.exits(0)?;
-    // Long enough for any suspicion to be over.
-    std::thread::sleep(Duration::from_secs(11));
     net.client.run(&steps(&format!("churn=2000,{address}"))?)?.exits(0)?;
     let report = watch.stop()?;
     report.exits(0)?.nothing()?;

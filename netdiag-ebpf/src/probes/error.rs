@@ -12,12 +12,12 @@ use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use netdiag_ebpf::counters::Counter;
 use netdiag_ebpf::fields::Field;
-use netdiag_ebpf::records::{ErrorRecord, kind, step};
+use netdiag_ebpf::records::{ErrorRecord, Owner, kind, socket_flag, step};
 
 use super::socket::{add_step, entry_of};
 use crate::kernel::load;
 use crate::kernel::sock::{self, state};
-use crate::maps::{count, permit, send};
+use crate::maps::{UDP_OWNERS, count, permit, send};
 
 const IPPROTO_TCP: u16 = 6;
 const IPPROTO_UDP: u16 = 17;
@@ -59,6 +59,12 @@ fn send_error(sk: *const c_void, err: u32, soft: u32) {
         count(Counter::OtherLimited);
         return;
     }
+    let known = UDP_OWNERS.get_ptr(sk as u64).and_then(|known| {
+        // SAFETY: a live map value.
+        let known = unsafe { &*known };
+        let same = known.local_port == tuple.sport as u32 && known.peer_port == tuple.dport as u32;
+        same.then_some(known)
+    });
     send::<ErrorRecord>(kind::ERROR, |record| {
         // SAFETY: reserved memory of the ring buffer.
         let record = unsafe { &mut *record };
@@ -67,6 +73,11 @@ fn send_error(sk: *const c_void, err: u32, soft: u32) {
         record.sk_err = err;
         record.sk_err_soft = soft;
         record.netns = sock::netns(sk);
-        record._pad = 0;
+        record.owner = Owner::default();
+        record.flags = 0;
+        if let Some(known) = known {
+            record.owner = known.owner;
+            record.flags = socket_flag::ASKED;
+        }
     });
 }

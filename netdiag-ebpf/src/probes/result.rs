@@ -21,7 +21,7 @@ use netdiag_ebpf::fields::Field;
 use netdiag_ebpf::records::{ResultRecord, Tuple, call, kind, socket_flag};
 
 use crate::kernel::{probe, sock, task};
-use crate::maps::{TRACKED, config, count, errno_wanted, permit, send, socket_call};
+use crate::maps::{TRACKED, UDP_OWNERS, UdpOwner, config, count, errno_wanted, permit, send, socket_call};
 
 /// `ret` in the record of a sys_exit tracepoint: after the common fields and the call's number.
 const RET_OFFSET: usize = 16;
@@ -55,15 +55,36 @@ pub fn sys_exit_listen(ctx: TracePointContext) -> u32 {
 #[btf_tracepoint(function = "sys_exit")]
 pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     let ret: i64 = ctx.arg(1);
-    if ret >= 0 || !errno_wanted((-ret) as u32) {
+    if ret > 0 || ret < 0 && !errno_wanted((-ret) as u32) {
         return 0;
     }
     let regs: *const c_void = ctx.arg(0);
     let Some(number) = probe::<u64>(regs, Field::RegsOrigAx) else { return 0 };
-    if let Some(which) = socket_call(number as u32) {
-        failed(which, (-ret) as u32);
+    match socket_call(number as u32) {
+        Some(call::CONNECT) if ret == 0 => {
+            note_udp_owner(regs);
+        }
+        Some(which) if ret < 0 => {
+            failed(which, (-ret) as u32);
+        }
+        _ => {}
     }
     0
+}
+
+/// An error that comes later, by ICMP, finds the socket in softirq: who it belongs to is known only now.
+#[inline(always)]
+fn note_udp_owner(regs: *const c_void) -> Option<()> {
+    TRACKED.get_ptr(task::tgid())?;
+    let fd: u64 = probe(regs, Field::RegsDi)?;
+    let sk = task::socket_of_fd(fd as u32)?;
+    if probe::<u16>(sk, Field::SkProtocol)? != IPPROTO_UDP {
+        return None;
+    }
+    let peer_port = u16::from_be(probe(sk, Field::SkDport)?) as u32;
+    let owner = task::owner(sock::netns(sk));
+    let value = UdpOwner { owner, local_port: sock::local_port(sk) as u32, peer_port };
+    UDP_OWNERS.insert(sk as u64, value, 0).ok()
 }
 
 #[inline(always)]

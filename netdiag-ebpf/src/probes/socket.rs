@@ -285,11 +285,12 @@ fn send_connection(sk: *const c_void, entry: &SocketEntry, old: u8, new: u8, in_
         sock::write_summary(sk, &mut record.tcp);
         record.flags = entry.flags;
         record.closer_tgid = 0;
-        record._pad2 = 0;
+        record.closer_uid = 0;
         record.closer_comm = [0; 16];
         if in_process {
             let closer = task::owner(0);
             record.closer_tgid = closer.tgid;
+            record.closer_uid = closer.uid;
             record.closer_comm = closer.comm;
             record.flags |= socket_flag::CLOSER_KNOWN;
             if task::is_exiting() {

@@ -6,8 +6,7 @@ use super::holders;
 use super::netns;
 use super::process::Process;
 use super::sockets::{self, Ports, SocketInfo, states};
-use crate::probes::{Owner, protocol};
-use crate::track::Connection;
+use crate::probes::{Owner, Tuple, protocol};
 
 /// What the sockets of the namespace tell about a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,10 +19,11 @@ pub struct Found {
 /// Looks for the socket itself, then for a listener on its local port.
 ///
 /// The process is the first that holds the socket; the thread is not known, so `tid` equals `pid`.
-pub fn find(connection: &Connection) -> Option<Found> {
-    let handle = netns::find(connection.netns.into())?;
-    let ports = Some(Ports::local(connection.local.port()));
-    let all = if connection.protocol == protocol::UDP {
+/// `tuple`: source is the local end.
+pub fn find(tuple: &Tuple, inode: u32) -> Option<Found> {
+    let handle = netns::find(inode.into())?;
+    let ports = Some(Ports::local(tuple.source.port()));
+    let all = if tuple.protocol == protocol::UDP {
         sockets::udp(Some(&handle), states::ALL, ports)
     } else {
         sockets::tcp(Some(&handle), states::ALL, ports)
@@ -31,9 +31,9 @@ pub fn find(connection: &Connection) -> Option<Found> {
     let all = all.ok()?;
     let is_listener = |socket: &&SocketInfo| socket.state == sockets::State::Listen;
     let itself =
-        all.iter().find(|s| s.local == connection.local && s.peer == connection.peer && s.inode != 0);
+        all.iter().find(|s| s.local == tuple.source && s.peer == tuple.destination && s.inode != 0);
     let listener = all.iter().find(is_listener);
-    let unconnected = || all.iter().find(|s| connection.protocol == protocol::UDP && s.inode != 0);
+    let unconnected = || all.iter().find(|s| tuple.protocol == protocol::UDP && s.inode != 0);
     let socket = itself.or(listener).or_else(unconnected)?;
     let owners = holders::owners_of(&HashSet::from([socket.inode]));
     let owner = owners.get(&socket.inode).and_then(|processes| processes.first()).map(owner_of);

@@ -43,6 +43,7 @@ pub struct Reasons {
     resets: HashMap<u32, String>,
     linger_bit: Option<u32>,
     keepopen_bit: Option<u32>,
+    dead_bit: Option<u32>,
 }
 
 impl Reasons {
@@ -57,6 +58,7 @@ impl Reasons {
             resets: names(btf, "sk_rst_reason", &["SK_RST_REASON_"]),
             linger_bit: flag("SOCK_LINGER"),
             keepopen_bit: flag("SOCK_KEEPOPEN"),
+            dead_bit: flag("SOCK_DEAD"),
         }
     }
 
@@ -83,6 +85,11 @@ impl Reasons {
     /// Whether keepalive is on.
     pub fn has_keepalive(&self, sk_flags: u64) -> Option<bool> {
         self.keepopen_bit.map(|bit| sk_flags >> bit & 1 == 1)
+    }
+
+    /// Whether no application holds the socket any more (SOCK_DEAD).
+    pub fn is_orphaned(&self, sk_flags: u64) -> Option<bool> {
+        self.dead_bit.map(|bit| sk_flags >> bit & 1 == 1)
     }
 
     /// What the programs do with each reason.

@@ -11,7 +11,7 @@ use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, qdisc_a
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 
 use crate::enrich::links::{self, Link};
-use crate::enrich::netns::{self, NetnsHandle};
+use crate::enrich::netns;
 
 const PROGRAMS: [(&str, TcAttachType); 2] =
     [("wire_ingress", TcAttachType::Ingress), ("wire_egress", TcAttachType::Egress)];
@@ -24,7 +24,7 @@ pub struct Wire {
 
 #[derive(Debug)]
 struct Attached {
-    netns: Option<NetnsHandle>,
+    inode: u64,
     interfaces: BTreeMap<u32, String>,
     links: Vec<SchedClassifierLink>,
 }
@@ -75,7 +75,7 @@ impl Wire {
             Ok((links, interfaces, failures)) => {
                 outcome.interfaces = interfaces.values().cloned().collect();
                 outcome.failures = failures;
-                self.attached.insert(inode, Attached { netns: handle, interfaces, links });
+                self.attached.insert(inode, Attached { inode, interfaces, links });
             }
             Err(error) => outcome.failures.push(error.to_string()),
         }
@@ -122,11 +122,12 @@ impl Drop for Wire {
 }
 
 impl Attached {
-    /// A clsact filter is removed through netlink, which must speak to its own namespace. If that is gone, so
-    /// is the filter.
+    /// A clsact filter is removed through netlink, which must speak to its own namespace: it is looked up anew,
+    /// since an open handle would keep a deleted namespace alive. If it is gone, so is the filter.
     fn leave(self) {
-        let Self { netns, links, .. } = self;
-        let _ = netns::within(netns.as_ref(), move || drop(links));
+        let Self { inode, links, .. } = self;
+        let handle = if netns::current_inode() == Some(inode) { None } else { netns::find(inode) };
+        let _ = netns::within(handle.as_ref(), move || drop(links));
     }
 }
 

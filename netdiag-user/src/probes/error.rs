@@ -1,7 +1,7 @@
-use netdiag_ebpf::records::ErrorRecord;
+use netdiag_ebpf::records::{ErrorRecord, socket_flag};
 use serde::{Deserialize, Serialize};
 
-use super::DecodeError;
+use super::{DecodeError, Owner, owner};
 use super::packet::{Tuple, tuple};
 
 /// The error of a UDP socket.
@@ -15,6 +15,9 @@ pub struct SocketError {
     pub errno: i32,
     pub soft_errno: i32,
     pub netns: u32,
+    /// Who connected it, for a followed process.
+    pub owner: Option<Owner>,
+    pub asked: bool,
 }
 
 pub(super) fn decode(raw: &ErrorRecord) -> Result<SocketError, DecodeError> {
@@ -25,5 +28,7 @@ pub(super) fn decode(raw: &ErrorRecord) -> Result<SocketError, DecodeError> {
         errno: raw.sk_err as i32,
         soft_errno: raw.sk_err_soft as i32,
         netns: raw.netns,
+        owner: owner(&raw.owner),
+        asked: raw.flags & socket_flag::ASKED != 0,
     })
 }

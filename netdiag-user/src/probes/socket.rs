@@ -97,6 +97,8 @@ pub struct TcpSummary {
 pub struct Closer {
     pub pid: u32,
     pub comm: String,
+    #[serde(default)]
+    pub uid: u32,
     /// It was exiting: the kernel closed its descriptors.
     pub exiting: bool,
 }
@@ -181,6 +183,7 @@ pub(super) fn decode(raw: &ConnectionRecord) -> Result<ConnectionEnd, DecodeErro
         closer: has(socket_flag::CLOSER_KNOWN).then(|| Closer {
             pid: raw.closer_tgid,
             comm: text(&raw.closer_comm),
+            uid: raw.closer_uid,
             exiting: has(socket_flag::CLOSER_EXITING),
         }),
         steps,

@@ -57,6 +57,9 @@ pub struct Connection {
     pub linger: Option<bool>,
     /// SO_KEEPALIVE is set.
     pub keepalive: Option<bool>,
+    /// The application had closed it before it ended (SOCK_DEAD): no error reached anybody.
+    #[serde(default)]
+    pub orphaned: Option<bool>,
     pub tcp: TcpSummary,
     /// Who closed it, where that was a system call.
     pub closer: Option<Closer>,

@@ -137,11 +137,13 @@ impl Tracker {
             from_start: end.from_start,
             asked: end.asked,
             end: End::State { from: end.from, to: end.to },
-            errno: end.errno,
+            // A socket that the application has closed has nobody to tell.
+            errno: end.errno.filter(|_| reasons.is_orphaned(end.sk_flags) != Some(true)),
             soft_errno: end.soft_errno,
             bound_interface: end.bound_interface,
             linger: reasons.has_linger(end.sk_flags),
             keepalive: reasons.has_keepalive(end.sk_flags),
+            orphaned: reasons.is_orphaned(end.sk_flags),
             tcp: end.tcp,
             closer: end.closer,
             lost_steps: end.lost_steps,
@@ -205,6 +207,7 @@ impl Tracker {
             bound_interface: call.bound_interface,
             linger: None,
             keepalive: None,
+            orphaned: None,
             tcp: Default::default(),
             closer: None,
             lost_steps: 0,
@@ -224,17 +227,18 @@ impl Tracker {
             peer: error.tuple.destination,
             netns: error.netns,
             cookie: None,
-            owner: None,
+            owner: error.owner.clone(),
             start_ns: error.time_ns,
             end_ns: error.time_ns,
             from_start: false,
-            asked: false,
+            asked: error.asked,
             end: End::SocketError,
             errno: (error.errno != 0).then_some(error.errno),
             soft_errno: (error.soft_errno != 0).then_some(error.soft_errno),
             bound_interface: None,
             linger: None,
             keepalive: None,
+            orphaned: None,
             tcp: Default::default(),
             closer: None,
             lost_steps: 0,
@@ -254,6 +258,10 @@ impl Tracker {
         timeline.extend(events.into_iter().filter_map(|event| self.moment(&connection, event)));
         keep_relevant_neighbours(&connection, &mut timeline);
         timeline.sort_by_key(|moment| moment.time_ns);
+        // What led to a failed call came before it, and an ICMP error comes for a datagram sent earlier.
+        if let (Some(first), End::CallFailed { .. } | End::SocketError) = (timeline.first(), &connection.end) {
+            connection.start_ns = connection.start_ns.min(first.time_ns);
+        }
         if error_taken && connection.errno.is_none() {
             connection.errno = errno_of(&connection, &timeline);
         }
@@ -379,11 +387,17 @@ impl<'a> Belongs<'a> {
         *tuple == self.tuple || *tuple == self.reversed
     }
 
+    /// A packet with our addresses and ports that another socket sent: another namespace may use the same.
+    fn is_anothers(&self, drop: &Drop) -> bool {
+        let sent_here = drop.packet.iif == 0 && drop.packet.tuple == self.tuple;
+        sent_here && drop.sock != 0 && self.sock != 0 && drop.sock != self.sock
+    }
+
     fn has(&self, event: &Event) -> bool {
         match event {
             Event::Drop(d) => {
                 d.time_ns >= self.from_ns
-                    && (self.is_flow(&d.packet.tuple)
+                    && (self.is_flow(&d.packet.tuple) && !self.is_anothers(d)
                         || d.sock != 0
                             && d.sock == self.sock
                             && d.packet.tuple.destination == self.connection.peer)

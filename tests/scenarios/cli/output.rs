@@ -26,7 +26,13 @@ pub fn colour_on_a_terminal_only() -> Result<()> {
     let program = netdiag.get_program().to_string_lossy().into_owned();
     for (colour, no_color, option) in [(true, "", ""), (false, "1", ""), (false, "", "--no-color")] {
         let mut command = host.command("script");
-        command.args(["-q", "-e", "-c", &format!("{program} {option} run -- {}", client.join(" ")), "/dev/null"]);
+        command.args([
+            "-q",
+            "-e",
+            "-c",
+            &format!("{program} {option} run -- {}", client.join(" ")),
+            "/dev/null",
+        ]);
         command.env("NO_COLOR", no_color).env("TERM", "xterm");
         let output = run(command, LIMIT)?;
         output.exits(1)?.says(NO_LISTENER)?;
@@ -43,7 +49,9 @@ pub fn text_tells_the_same() -> Result<()> {
     let output = run(netdiag_inside(&host, &[&["run", "--"], &words[..]].concat())?, LIMIT)?;
     output.exits(1)?;
     let told = &output.stderr;
-    for part in ["nd-client[", "127.0.0.1:18602", NO_LISTENER, "certain", "ECONNREFUSED", "ss -ltnp", "1 failed"] {
+    for part in
+        ["nd-client[", "127.0.0.1:18602", NO_LISTENER, "certain", "ECONNREFUSED", "ss -ltnp", "1 failed"]
+    {
         ensure!(told.contains(part), "no {part:?} in {output}");
     }
     ensure!(output.stdout == "connect: ECONNREFUSED\n", "{output}");

@@ -304,8 +304,10 @@ fn udp_firewall(family: Family) -> Result<()> {
 /// A BPF program on the process's control group refuses connect(); for the other family it has no say.
 fn cgroup_program(family: Family, attach_type: u64) -> Result<()> {
     let net = Topology::new()?;
-    let _servers =
-        [servers::echo(&net.server, Family::V4.server(18222))?, servers::echo(&net.server, Family::V6.server(18222))?];
+    let _servers = [
+        servers::echo(&net.server, Family::V4.server(18222))?,
+        servers::echo(&net.server, Family::V6.server(18222))?,
+    ];
     let group = cgroup::Forbidding::new(attach_type)?;
     let report = net.netdiag_run(&group.with(&clients::connect(family.server(18222))?))?;
     let found = report.exits(1)?.the_only(NOT_PERMITTED)?.errno(Some("EPERM"))?;

@@ -361,7 +361,7 @@ mod tests {
 
     #[test]
     fn icmpv6_of_a_router_of_this_machine() {
-        let case = |reason, after_ms| {
+        let case = |reason, after_ms: u64| {
             let mut case = connecting(libc::EACCES).ends("[2001:db8::2]:40000", "[2001:db8:2::2]:80");
             case = case.icmp(30 + after_ms, 1, 1).with(|e| {
                 if let What::IcmpReceived { packet, .. } = &mut e.timeline[0].what {
