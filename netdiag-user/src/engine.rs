@@ -283,7 +283,8 @@ impl Engine {
         if connection.owner.is_some() {
             return;
         }
-        let found = self.searches.allow(now_ns()).then(|| owners::find(&connection.tuple(), connection.netns));
+        let found =
+            self.searches.allow(now_ns()).then(|| owners::find(&connection.tuple(), connection.netns));
         let Some(found) = found.flatten() else {
             self.take_closer(connection);
             return;

@@ -310,13 +310,14 @@ fn closer_that_exits(family: Family) -> Result<()> {
 /// Nobody is followed: `watch` on the host sees a server that is killed in the middle of a request.
 fn killed_while_watched() -> Result<()> {
     let net = Topology::new()?;
-    let server = format!("tcp bind={} listen=8 accept await-unread=100 wait", V4.server(8080));
-    let server = servers::steps(&net.server, &server)?;
-    let watch = Watch::start(&[&net.client, &net.server], &[])?;
+    let server = V4.server(9310);
+    let process =
+        servers::steps(&net.server, &format!("tcp bind={server} listen=8 accept await-unread=100 wait"))?;
+    let watch = Watch::start(&[&net.client, &net.server], &["port", "9310"])?;
     let script = format!(
         "{} & sleep 0.4; kill -9 {}; wait $!",
-        clients::steps(&format!("tcp connect={} send=100 recv", V4.server(8080)))?.join(" "),
-        server.pid()
+        clients::steps(&format!("tcp connect={server} send=100 recv"))?.join(" "),
+        process.pid()
     );
     net.client.run(&shell(&script))?.says("ECONNRESET")?;
     watch.wait_for(EXITED, Duration::from_secs(5))?;

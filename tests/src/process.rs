@@ -265,3 +265,11 @@ impl Stream {
         String::from_utf8_lossy(&state.0).into_owned()
     }
 }
+
+/// Whether a process of this name (at most 15 bytes) lives.
+pub fn any_named(name: &str) -> bool {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return false };
+    processes.flatten().any(|entry| {
+        std::fs::read_to_string(entry.path().join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+    })
+}

@@ -122,8 +122,11 @@ fn send_route(
         return;
     }
     // A lookup for a packet of this host runs in connect(); for a forwarded one `current` is anybody.
-    let owner =
-        if iif <= LOOPBACK_IFINDEX { task::owner(task::netns(task::current())) } else { Owner { netns, ..Owner::default() } };
+    let owner = if iif <= LOOPBACK_IFINDEX {
+        task::owner(task::netns(task::current()))
+    } else {
+        Owner { netns, ..Owner::default() }
+    };
     send::<RouteRecord>(kind::ROUTE, |record| {
         // SAFETY: reserved memory of the ring buffer.
         let record = unsafe { &mut *record };

@@ -24,7 +24,7 @@ use netdiag_ebpf::records::{
 };
 
 use crate::kernel::sock::{self, state};
-use crate::kernel::{load, probe, task};
+use crate::kernel::{load, probe, probe_pointer, task};
 use crate::maps::{INTEREST, Interest, SOCKETS, TIMELINES, TRACKED, config, count, send};
 
 const IPPROTO_TCP: u16 = 6;
@@ -147,7 +147,9 @@ fn ask_if_tracked(entry: &mut SocketEntry) {
 fn closed(sk: *const c_void, old: u8) {
     // SAFETY: `sk` is the tp_btf argument.
     let (err, owned) = unsafe { (load::<u32>(sk, Field::SkErr), load::<u32>(sk, Field::SkLockOwned)) };
-    let in_process = err == 0 && owned != 0;
+    // A child that nobody accepted belongs to no file yet: its listener closes it without taking its lock.
+    let in_process =
+        err == 0 && (owned != 0 || old != state::SYN_SENT && probe_pointer(sk, Field::SkSocket).is_none());
     // Closed by the application or done with: no error, and both sides have said goodbye.
     let abrupt = matches!(old, state::SYN_SENT | state::ESTABLISHED | state::CLOSE_WAIT);
     let known = SOCKETS.get_ptr_mut(sk as u64);
@@ -163,7 +165,7 @@ fn closed(sk: *const c_void, old: u8) {
     if abrupt && in_process {
         ask_if_tracked(entry);
     }
-    if abrupt && err == 0 && owned == 0 {
+    if abrupt && err == 0 && !in_process {
         entry.flags |= socket_flag::ERROR_TAKEN;
     }
     if abrupt || entry.flags & socket_flag::ASKED != 0 {

@@ -17,6 +17,7 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_EXT_MASK: u16 = 29;
 const IFLA_CARRIER: u16 = 33;
+const IFLA_LINK_NETNSID: u16 = 37;
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
@@ -76,9 +77,31 @@ pub fn has_address(netns: Option<&NetnsHandle>, address: IpAddr) -> Result<bool,
 }
 
 fn dump_links(socket: &mut Socket) -> Result<Vec<Link>, EnrichError> {
-    let request = Request::new("list interfaces", libc::RTM_GETLINK, &[0; LINK_HEADER])
-        .attribute_u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
-    socket.dump(&request, parse_link)
+    socket.dump(&list_request(), parse_link)
+}
+
+fn list_request() -> Request {
+    Request::new("list interfaces", libc::RTM_GETLINK, &[0; LINK_HEADER])
+        .attribute_u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+}
+
+/// Where an interface leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Exit {
+    /// To the namespace that has this id in the one that was asked: the other end of a veth or netkit pair, the
+    /// lower interface of a macvlan, ipvlan, VLAN or tunnel.
+    Namespace(i32),
+    /// To where rtnetlink does not follow: a wire, a program (tun, tap), a tunnel or bridge whose other side
+    /// it does not tell.
+    Unseen,
+}
+
+/// Where the interfaces of the socket's namespace lead to, those left out that stay in it.
+pub(super) fn exits(socket: &mut Socket) -> Result<Vec<Exit>, EnrichError> {
+    let mut exits = socket.dump(&list_request(), parse_exit)?;
+    exits.sort();
+    exits.dedup();
+    Ok(exits)
 }
 
 fn dump_addresses(socket: &mut Socket) -> Result<Vec<(u32, IpAddr, u8)>, EnrichError> {
@@ -115,6 +138,20 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
         }
     }
     (!link.name.is_empty()).then_some(link)
+}
+
+fn parse_exit(payload: &[u8]) -> Option<Exit> {
+    let other = Attributes::at(payload, LINK_HEADER).find(|(kind, _)| *kind == IFLA_LINK_NETNSID);
+    if let Some((_, id)) = other {
+        return Some(Exit::Namespace(u32_at(id, 0)? as i32));
+    }
+    let loopback = u32_at(payload, 8)? & libc::IFF_LOOPBACK as u32 != 0;
+    let link = parse_link(payload)?;
+    let unseen = match link.kind.as_deref() {
+        None => !loopback,
+        Some(kind) => matches!(kind, "tun" | "wireguard" | "openvswitch"),
+    };
+    (unseen && link.up).then_some(Exit::Unseen)
 }
 
 /// include/uapi/linux/if.h, `IF_OPER_*`
@@ -191,6 +228,7 @@ mod tests {
         for length in 0..LINK_HEADER {
             assert_eq!(parse_link(&vec![0; length]), None);
             assert_eq!(parse_address(&vec![0; length]), None);
+            assert_eq!(parse_exit(&vec![0; length]), None);
         }
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::thread;
 
@@ -80,6 +81,11 @@ impl NetnsHandle {
     /// The namespace's inode number.
     pub fn inode(&self) -> u64 {
         self.inode
+    }
+
+    /// For requests that name the namespace by an open file; not to be closed.
+    pub(super) fn raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 }
 

@@ -30,8 +30,7 @@ pub fn find(tuple: &Tuple, inode: u32) -> Option<Found> {
     };
     let all = all.ok()?;
     let is_listener = |socket: &&SocketInfo| socket.state == sockets::State::Listen;
-    let itself =
-        all.iter().find(|s| s.local == tuple.source && s.peer == tuple.destination && s.inode != 0);
+    let itself = all.iter().find(|s| s.local == tuple.source && s.peer == tuple.destination && s.inode != 0);
     let listener = all.iter().find(is_listener);
     let unconnected = || all.iter().find(|s| tuple.protocol == protocol::UDP && s.inode != 0);
     let socket = itself.or(listener).or_else(unconnected)?;

@@ -106,7 +106,11 @@ pub const PROBES: &[Probe] = &[
     },
     tp_btf!("error", "inet_sk_error_report", "soft errors, errors of UDP sockets"),
     tp_btf!("retransmit", "tcp_retransmit_skb", "retransmits, and with them the first sign of trouble"),
-    tp_btf!("retransmit", "tcp_retransmit_synack", "handshakes that a listener of this machine cannot finish"),
+    tp_btf!(
+        "retransmit",
+        "tcp_retransmit_synack",
+        "handshakes that a listener of this machine cannot finish"
+    ),
     tp_btf!("reset", "tcp_receive_reset", "RST received"),
     tp_btf!("reset", "tcp_send_reset", "RST sent, and why"),
     tp_btf!("drop", "kfree_skb", "packets that this machine dropped"),

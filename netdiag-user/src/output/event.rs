@@ -343,7 +343,13 @@ mod tests {
             ("syn-dropped".into(), "SYN dropped in namespace web (NO_SOCKET, in tcp_v4_rcv)".into())
         );
         let tuple = testing::outbound().connection.tuple();
-        let route = What::RouteFailed { tuple, table: 254, errno: libc::EAGAIN, forwarded: false, place: Place::default() };
+        let route = What::RouteFailed {
+            tuple,
+            table: 254,
+            errno: libc::EAGAIN,
+            forwarded: false,
+            place: Place::default(),
+        };
         assert_eq!(text(route), ("route-failed".into(), "no route to 10.0.2.2 (table main)".into()));
         let address = "10.0.1.1".parse().unwrap();
         let neighbour = What::NeighbourFailed { address, place };

@@ -1,8 +1,8 @@
 use netdiag_ebpf::records::{ErrorRecord, socket_flag};
 use serde::{Deserialize, Serialize};
 
-use super::{DecodeError, Owner, owner};
 use super::packet::{Tuple, tuple};
+use super::{DecodeError, Owner, owner};
 
 /// The error of a UDP socket.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

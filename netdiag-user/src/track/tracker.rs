@@ -259,7 +259,8 @@ impl Tracker {
         keep_relevant_neighbours(&connection, &mut timeline);
         timeline.sort_by_key(|moment| moment.time_ns);
         // What led to a failed call came before it, and an ICMP error comes for a datagram sent earlier.
-        if let (Some(first), End::CallFailed { .. } | End::SocketError) = (timeline.first(), &connection.end) {
+        if let (Some(first), End::CallFailed { .. } | End::SocketError) = (timeline.first(), &connection.end)
+        {
             connection.start_ns = connection.start_ns.min(first.time_ns);
         }
         if error_taken && connection.errno.is_none() {
@@ -435,9 +436,7 @@ fn errno_of(connection: &Connection, timeline: &[Moment]) -> Option<i32> {
     timeline.iter().rev().find_map(|moment| match &moment.what {
         What::ResetReceived if connection.died_connecting() => Some(libc::ECONNREFUSED),
         What::ResetReceived => Some(libc::ECONNRESET),
-        What::IcmpReceived { packet, .. } => {
-            icmp_errno(connection.peer.is_ipv4(), packet.flags, packet.code)
-        }
+        What::IcmpReceived { packet, .. } => icmp_errno(connection.peer.is_ipv4(), packet.flags, packet.code),
         What::IcmpSent { icmp_type, icmp_code, outgoing: true, .. } => {
             icmp_errno(true, *icmp_type, *icmp_code)
         }

@@ -9,12 +9,13 @@ use crate::enrich::facts::Holder;
 use crate::enrich::links::Link;
 use crate::probes::{Call, protocol};
 
-/// bind() found a conflicting socket (net/ipv4/inet_connection_sock.c, inet_csk_get_port), or connect() from
-/// a fixed port found the very same four-tuple (inet_hashtables.c, __inet_check_established).
+/// bind() found a conflicting socket (net/ipv4/inet_connection_sock.c, inet_csk_get_port), listen() one that
+/// listens already (inet_csk_listen_start asks again), or connect() from a fixed port found the very same
+/// four-tuple (inet_hashtables.c, __inet_check_established).
 pub fn in_use(evidence: &Evidence) -> Verdict {
     let connection = &evidence.connection;
     let (call, errno) = match failed_call(evidence) {
-        Some((call @ Call::Bind, errno @ libc::EADDRINUSE)) => (call, errno),
+        Some((call @ (Call::Bind | Call::Listen), errno @ libc::EADDRINUSE)) => (call, errno),
         Some((call @ Call::Connect, errno @ (libc::EADDRINUSE | libc::EADDRNOTAVAIL))) => (call, errno),
         _ => return Verdict::Healthy,
     };
@@ -44,6 +45,9 @@ pub fn in_use(evidence: &Evidence) -> Verdict {
     let all_time_wait = !holders.is_empty() && holders.iter().all(|holder| is_time_wait(holder));
     let headline = match call {
         Call::Bind => format!("cannot bind {}: address in use ({})", host_port(local), errno_name(errno)),
+        Call::Listen => {
+            format!("cannot listen on {}: address in use ({})", host_port(local), errno_name(errno))
+        }
         _ => format!("cannot connect from {}: address in use ({})", host_port(local), errno_name(errno)),
     };
     let mut finding = Finding::new(confidence, place(evidence), headline, cause).explain(explanation(
@@ -86,6 +90,10 @@ fn explanation(evidence: &Evidence, call: Call, holders: &[&Holder], all_time_wa
         Call::Bind => {
             format!("The program asked for {local}, and another socket of this network namespace conflicts.")
         }
+        Call::Listen => format!(
+            "The program could bind {local}, for sockets with SO_REUSEADDR may share an address; but only one of \
+             them may listen there, and another does."
+        ),
         _ => format!(
             "The program connects from the fixed port {local}, and a connection from there to {peer} exists."
         ),

@@ -213,7 +213,7 @@ fn unknown(evidence: &Evidence, call: Call, errno: i32) -> Finding {
         ),
     };
     let target = match call {
-        Call::Bind => host_port(evidence.connection.local),
+        Call::Bind | Call::Listen => host_port(evidence.connection.local),
         _ => host_port(evidence.connection.peer),
     };
     let mut finding = Finding::new(
@@ -223,7 +223,7 @@ fn unknown(evidence: &Evidence, call: Call, errno: i32) -> Finding {
         cause,
     )
     .explain(explanation);
-    if errno == libc::EACCES && call != Call::Bind && evidence.facts.route.is_none() {
+    if errno == libc::EACCES && !matches!(call, Call::Bind | Call::Listen) && evidence.facts.route.is_none() {
         finding = finding.or(&["unreachable.prohibit-route"]);
     }
     let audit = ("see what was denied", "journalctl -k --since -5min | grep -iE 'denied|audit|seccomp'");

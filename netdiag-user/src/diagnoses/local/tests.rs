@@ -13,7 +13,7 @@ fn failed(call: Call, errno: i32) -> Case {
     Case::connecting().errno(errno).lasted(0).at(0, What::CallFailed { call, errno }).with(move |e| {
         e.connection.end = End::CallFailed { call };
         e.facts.links = Some(vec![link("lo", &["127.0.0.1", "::1"]), link("eth0", &["10.0.1.2", "fe80::1"])]);
-        if call == Call::Bind {
+        if matches!(call, Call::Bind | Call::Listen) {
             e.connection.peer = address("0.0.0.0:0");
             e.connection.local = address("10.0.1.2:8080");
         } else {
@@ -136,6 +136,16 @@ fn the_address_is_in_use() {
 }
 
 #[test]
+fn another_socket_listens_there() {
+    let held = vec![holder(Some(77), "LISTEN", "10.0.1.2:8080", 1)];
+    let (code, confidence, finding) = best(failed(Call::Listen, libc::EADDRINUSE).holders(held));
+    assert_eq!((code, confidence), ("local.address-in-use", Confidence::Certain));
+    assert!(finding.headline.starts_with("cannot listen on 10.0.1.2:8080"), "{}", finding.headline);
+    let (code, confidence, _) = best(failed(Call::Listen, libc::EADDRINUSE));
+    assert_eq!((code, confidence), ("local.address-in-use", Confidence::Likely));
+}
+
+#[test]
 fn only_time_wait_holds_the_address() {
     let held = vec![holder(None, "time-wait", "10.0.1.2:8080", 2)];
     let (_, confidence, finding) = best(failed(Call::Bind, libc::EADDRINUSE).holders(held));
@@ -229,8 +239,17 @@ fn a_prohibit_route_is_another_code() {
     failed(Call::Connect, libc::EACCES).with(|e| e.facts.route = Some(prohibited)).healthy("local");
     let case = failed(Call::Connect, libc::EACCES);
     let tuple = case.packet(SYN, true).tuple;
-    case.at(0, What::RouteFailed { tuple, table: 254, errno: -libc::EACCES, forwarded: false, place: Default::default() })
-        .healthy("local");
+    case.at(
+        0,
+        What::RouteFailed {
+            tuple,
+            table: 254,
+            errno: -libc::EACCES,
+            forwarded: false,
+            place: Default::default(),
+        },
+    )
+    .healthy("local");
 }
 
 #[test]

@@ -176,14 +176,19 @@ fn blackhole_in_router(evidence: &Evidence) -> Option<Verdict> {
     if !failure.waited(evidence) || !silent || !failure::lookup_failed(evidence, &[libc::EINVAL], true) {
         return None;
     }
-    let drop = evidence.drops().find_map(|(_, what)| match what {
-        What::Dropped { outgoing: true, place, .. } if failure::elsewhere(evidence, place) => Some(place),
+    let seen = evidence.timeline.iter().find_map(|moment| match &moment.what {
+        What::Dropped { outgoing: true, place, .. }
+        | What::RouteFailed { forwarded: true, errno: libc::EINVAL, place, .. }
+            if failure::elsewhere(evidence, place) =>
+        {
+            Some(place)
+        }
         _ => None,
     });
     let peer = failure::peer(evidence);
     let family = words::family_flag(peer);
     let at = Where::new(WhereSide::Local, Stage::Route);
-    let (at, there, prefix) = match drop {
+    let (at, there, prefix) = match seen {
         Some(place) => (
             at.at(place),
             words::netns_phrase(evidence, Some(place.netns), place.netns_name.as_deref()),
@@ -232,6 +237,16 @@ mod tests {
         assert_eq!((code, finding.confidence), ("unreachable.blackhole-route", Confidence::Certain));
         assert_eq!(finding.place.netns, Some(ROUTER));
         assert!(finding.headline.starts_with("gave up after"));
+        let looked_up = case().with(|e| {
+            for moment in &mut e.timeline {
+                if let What::RouteFailed { place, .. } = &mut moment.what {
+                    *place = in_router();
+                }
+            }
+        });
+        let finding = hit(looked_up, "unreachable.blackhole-route", Confidence::Certain);
+        assert_eq!(finding.place.netns_name.as_deref(), Some("router"));
+        assert_eq!(hit(case(), "unreachable.blackhole-route", Confidence::Certain).place.netns, None);
         miss(case().lasted(10), "unreachable.blackhole-route");
     }
 

@@ -36,7 +36,16 @@ fn no_route() -> Report {
     evidence.connection.local = "0.0.0.0:0".parse().unwrap();
     let tuple = evidence.connection.tuple();
     evidence.timeline = vec![
-        at(0, What::RouteFailed { tuple, table: 254, errno: libc::EAGAIN, forwarded: false, place: Default::default() }),
+        at(
+            0,
+            What::RouteFailed {
+                tuple,
+                table: 254,
+                errno: libc::EAGAIN,
+                forwarded: false,
+                place: Default::default(),
+            },
+        ),
         at(0, What::CallFailed { call: Call::Connect, errno: libc::ENETUNREACH }),
     ];
     let place = Where::new(WhereSide::Local, Stage::Route);
