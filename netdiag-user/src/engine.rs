@@ -7,14 +7,14 @@ use aya::maps::{MapData, RingBuf};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::diagnoses::{self, Coverage, Diagnosis, Evidence, Finding};
-use crate::enrich::facts::QueueSample;
+use crate::enrich::facts::{NetnsFact, QueueSample};
 use crate::enrich::gather::Gatherer;
-use crate::enrich::{netns, owners, queues};
+use crate::enrich::{conntrack, netns, owners, queues};
 use crate::kernel::KernelError;
 use crate::kernel::counters::Counts;
 use crate::kernel::loader::{Options, Session};
 use crate::probes::{self, Event, Owner, SocketError, Suspect};
-use crate::track::{Connection, End, Finished, Limits, Side, Tracker};
+use crate::track::{Connection, End, Finished, Limits, Side, Tracker, What};
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, the clock of all records.
 pub fn now_ns() -> u64 {
@@ -46,6 +46,15 @@ const WIRE_IDLE_NS: u64 = 15_000_000_000;
 /// Samples of lost records, one a second at most.
 const LOST_SAMPLES: usize = 256;
 
+/// Whether a connection may still be one that the user asked about.
+struct Prefilter(Box<dyn Fn(&Connection) -> bool>);
+
+impl std::fmt::Debug for Prefilter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Prefilter")
+    }
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Engine {
@@ -61,6 +70,7 @@ pub struct Engine {
     just_in_time: HashMap<u64, u64>,
     /// Processes are followed.
     follows: bool,
+    filter: Option<Prefilter>,
     searches: Budget,
     lost: VecDeque<(u64, u64)>,
     missing: Vec<String>,
@@ -105,17 +115,23 @@ impl Engine {
             session,
             ring: Ring(ring),
             tracker,
-            gatherer: Gatherer::default(),
+            gatherer: if options.follow_processes { Gatherer::generous() } else { Gatherer::default() },
             samples: HashMap::new(),
             sampled: VecDeque::new(),
             wire_since: HashMap::new(),
             just_in_time: HashMap::new(),
             follows: options.follow_processes,
+            filter: None,
             searches: Budget::default(),
             lost: VecDeque::new(),
             missing,
             undecoded: 0,
         })
+    }
+
+    /// Explains only connections for which `may` says yes.
+    pub fn only(&mut self, may: impl Fn(&Connection) -> bool + 'static) {
+        self.filter = Some(Prefilter(Box::new(may)));
     }
 
     pub fn session(&mut self) -> &mut Session {
@@ -170,7 +186,20 @@ impl Engine {
         self.note_lost(now);
         self.retire_wire(now);
         let finished = self.tracker.due(now);
-        finished.into_iter().map(|finished| self.explain(finished)).collect()
+        finished.into_iter().filter_map(|finished| self.explain(finished)).collect()
+    }
+
+    /// As [`Engine::poll`], and finishes every connection with the evidence there is.
+    pub fn flush(&mut self) -> Vec<Explained> {
+        let mut explained = self.poll();
+        let finished = self.tracker.flush();
+        explained.extend(finished.into_iter().filter_map(|finished| self.explain(finished)));
+        explained
+    }
+
+    /// Whether a connection that was asked for is still open, or on its way to TIME_WAIT.
+    pub fn has_open_asked(&self) -> bool {
+        self.session.has_open_asked()
     }
 
     /// The next record that can be decoded; one that cannot is counted.
@@ -197,7 +226,7 @@ impl Engine {
         if let Some(last) = self.just_in_time.get_mut(&netns) {
             *last = suspect.time_ns;
         }
-        if !self.searches.allow(now_ns()) {
+        if !suspect.asked && !self.searches.allow(now_ns()) {
             return;
         }
         let sample = queues::sample(suspect.tuple.destination, suspect.netns, suspect.time_ns);
@@ -256,9 +285,14 @@ impl Engine {
         now.saturating_sub(before)
     }
 
-    fn explain(&mut self, finished: Finished) -> Explained {
+    /// `None` for a connection that nobody asked about: the search for facts is for the others.
+    fn explain(&mut self, finished: Finished) -> Option<Explained> {
         let Finished { mut connection, sock, timeline, other_end } = finished;
         self.complete(&mut connection);
+        if !self.is_wanted(&connection) {
+            self.samples.remove(&sock);
+            return None;
+        }
         let mut samples = self.samples.remove(&sock).unwrap_or_default();
         if !samples.is_empty() {
             samples.extend(queues::sample(connection.peer, connection.netns, now_ns()));
@@ -271,11 +305,21 @@ impl Engine {
             wire_since_suspect: since.is_some(),
         };
         let troubled = connection.errno.is_some() || !is_orderly(&connection);
-        let facts = if troubled { self.gatherer.gather(&connection, samples) } else { Default::default() };
+        let mut facts =
+            if troubled { self.gatherer.gather(&connection, samples) } else { Default::default() };
+        facts.other_netns = other_end.as_ref().map(|other| {
+            let inode = other.netns.into();
+            NetnsFact { inode, name: netns::name_of(inode) }
+        });
         let mut evidence = Evidence { connection, timeline, other_end, facts, coverage };
+        add_conntrack(&mut evidence);
         self.name_interfaces(&mut evidence);
         let diagnosis = if troubled { diagnoses::diagnose(&evidence) } else { None };
-        Explained { evidence, diagnosis }
+        Some(Explained { evidence, diagnosis })
+    }
+
+    fn is_wanted(&self, connection: &Connection) -> bool {
+        if self.follows { connection.asked } else { self.filter.as_ref().is_none_or(|may| may.0(connection)) }
     }
 
     /// Owner and side of a connection whose beginning was not seen, from its socket or its listener.
@@ -315,7 +359,6 @@ impl Engine {
 
     /// tc does not know names: they are filled in here, by index and namespace.
     fn name_interfaces(&self, evidence: &mut Evidence) {
-        use crate::track::What;
         let own = evidence.connection.netns;
         for moment in &mut evidence.timeline {
             let (packet, place) = match &mut moment.what {
@@ -332,6 +375,24 @@ impl Engine {
             }
         }
     }
+}
+
+/// A drop in a hook, but by no rule of nftables: the connection tracking table may be full there.
+fn add_conntrack(evidence: &mut Evidence) {
+    let mut places: Vec<u32> = evidence
+        .drops()
+        .filter_map(|(_, what)| match what {
+            What::Dropped { reason, symbol: Some(symbol), place, .. }
+                if reason == "NETFILTER_DROP" && symbol == "nf_hook_slow" =>
+            {
+                Some(place.netns)
+            }
+            _ => None,
+        })
+        .collect();
+    places.sort_unstable();
+    places.dedup();
+    evidence.facts.conntrack.extend(places.into_iter().filter_map(|netns| conntrack::of(netns.into())));
 }
 
 /// Whether both sides said goodbye, or nobody was hurt: nothing to explain.

@@ -48,6 +48,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::hit(ELSEWHERE, "other_interface", other_interface).needs(PYTHON),
     Scenario::hit(ELSEWHERE, "other_namespace", other_namespace),
     Scenario::near_miss(ELSEWHERE, "other_port", other_port),
+    Scenario::near_miss(ELSEWHERE, "unrelated_namespace", unrelated_namespace),
     Scenario::near_miss(ELSEWHERE, "dual_stack", dual_stack).needs(&[Need::Ipv6]),
     Scenario::hit(PEER, "v4", || peer_no_listener(Family::V4)).needs(CURL_TUN),
     Scenario::hit(PEER, "v6", || peer_no_listener(Family::V6)).needs(CURL_TUN),
@@ -211,13 +212,22 @@ fn other_interface() -> Result<()> {
     Ok(())
 }
 
-/// A service in a container whose port was never published.
+/// A service in a container whose port was never published: it is joined to the client's network, but
+/// the client asks at its own loopback.
 fn other_namespace() -> Result<()> {
-    let [host, container] = Namespace::several(["host", "container"])?;
-    let _server = servers::echo(&container, Family::V4.any(18114))?;
-    let report = run(&host, &clients::connect(Family::V4.loopback(18114))?)?;
-    let found = report.exits(1)?.the_only(ELSEWHERE)?.has("/listener/netns_name", container.name())?;
-    found.has("/confidence", "likely")?.has("/where/netns_name", host.name())?;
+    let net = Topology::new()?;
+    let _server = servers::echo(&net.server, Family::V4.any(18114))?;
+    let report = net.netdiag_run(&clients::connect(Family::V4.loopback(18114))?)?;
+    let found = report.exits(1)?.the_only(ELSEWHERE)?.has("/listener/netns_name", net.server.name())?;
+    found.has("/confidence", "likely")?.has("/where/netns_name", net.client.name())?;
+    Ok(())
+}
+
+/// Nothing joins the two namespaces: a listener there has nothing to do with it.
+fn unrelated_namespace() -> Result<()> {
+    let [host, other] = Namespace::several(["host", "other"])?;
+    let _server = servers::echo(&other, Family::V4.any(18127))?;
+    run(&host, &clients::connect(Family::V4.loopback(18127))?)?.exits(1)?.the_only(NO_LISTENER)?.certain()?;
     Ok(())
 }
 

@@ -266,10 +266,17 @@ impl Stream {
     }
 }
 
-/// Whether a process of this name (at most 15 bytes) lives.
-pub fn any_named(name: &str) -> bool {
+/// Whether a process lives whose command line has these words: the first at the end of its program's path,
+/// the others as arguments.
+pub fn any_with(words: &[&str]) -> bool {
     let Ok(processes) = std::fs::read_dir("/proc") else { return false };
     processes.flatten().any(|entry| {
-        std::fs::read_to_string(entry.path().join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+        let Ok(line) = std::fs::read(entry.path().join("cmdline")) else { return false };
+        let line = String::from_utf8_lossy(&line);
+        let mut arguments = line.split('\0');
+        let program = arguments.next().unwrap_or_default();
+        let rest: Vec<&str> = arguments.collect();
+        words.first().is_some_and(|first| program.ends_with(first))
+            && words.iter().skip(1).all(|word| rest.contains(word))
     })
 }

@@ -27,7 +27,7 @@ enum Command {
     Setup(setup::Args),
     /// Build the netdiag binary
     Build(build::Args),
-    /// Build netdiag and run it as root: cargo xtask run -- triage example.org
+    /// Build netdiag and run it as root: cargo xtask run -- run -- curl http://10.1.2.3:8080/
     Run(run::Args),
     /// Run every check and test; the last line is "N passed, N failed"
     Test(test::Args),

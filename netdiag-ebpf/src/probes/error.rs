@@ -34,12 +34,9 @@ pub fn inet_sk_error_report(ctx: BtfTracePointContext) -> i32 {
             load::<u8>(sk, Field::SkState),
         )
     };
-    // Transmit timestamps come this way too, without an error.
-    if err == 0 && soft == 0 {
-        return 0;
-    }
+    let none = err == 0 && soft == 0;
     match protocol {
-        IPPROTO_TCP if sk_state != state::CLOSE => {
+        IPPROTO_TCP if !none && sk_state != state::CLOSE => {
             if let Some(entry) = entry_of(sk) {
                 add_step(sk, entry, step::ERROR, err as u16, soft);
             }
@@ -52,19 +49,24 @@ pub fn inet_sk_error_report(ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn send_error(sk: *const c_void, err: u32, soft: u32) {
-    // SAFETY: no arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
     let tuple = sock::tuple(sk, IPPROTO_UDP);
-    if permit((tuple.sport as u32) << 16 ^ tuple.dport as u32 ^ err << 8, now).is_none() {
-        count(Counter::OtherLimited);
-        return;
-    }
+    // The application is woken before the tracepoint and may have taken the error already. Transmit timestamps
+    // come this way too: without an error only what a followed process has connected is told.
     let known = UDP_OWNERS.get_ptr(sk as u64).and_then(|known| {
         // SAFETY: a live map value.
         let known = unsafe { &*known };
         let same = known.local_port == tuple.sport as u32 && known.peer_port == tuple.dport as u32;
         same.then_some(known)
     });
+    if err == 0 && soft == 0 && known.is_none() {
+        return;
+    }
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    if permit((tuple.sport as u32) << 16 ^ tuple.dport as u32 ^ err << 8, now).is_none() {
+        count(Counter::OtherLimited);
+        return;
+    }
     send::<ErrorRecord>(kind::ERROR, |record| {
         // SAFETY: reserved memory of the ring buffer.
         let record = unsafe { &mut *record };

@@ -3,10 +3,12 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use jiff::Timestamp;
 use netdiag::engine::Engine;
 use netdiag::enrich::netns;
 use netdiag::kernel::capabilities;
 use netdiag::kernel::loader::Options;
+use netdiag::output::Head;
 use serde::Serialize;
 
 use super::args::{Format, Global};
@@ -23,8 +25,8 @@ enum Status {
 /// kind = "check" of the contract.
 #[derive(Debug, Serialize)]
 struct Check {
-    schema: &'static str,
-    kind: &'static str,
+    #[serde(flatten)]
+    head: Head,
     layer: &'static str,
     name: String,
     status: Status,
@@ -42,8 +44,7 @@ struct Step {
 
 fn check(layer: &'static str, name: impl Into<String>, status: Status, summary: impl Into<String>) -> Check {
     Check {
-        schema: "netdiag/1",
-        kind: "check",
+        head: Head::new("check", Timestamp::now()),
         layer,
         name: name.into(),
         status,

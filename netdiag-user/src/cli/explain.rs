@@ -4,8 +4,10 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::bail;
+use jiff::Timestamp;
 use netdiag::diagnoses::{self, Diagnosis};
-use netdiag::output::page;
+use netdiag::output::{Head, page};
+use serde::Serialize;
 
 use super::args::{ExplainArgs, Format, Global};
 use super::sink::{self, Stream};
@@ -22,11 +24,7 @@ pub fn explain(args: ExplainArgs, global: &Global) -> anyhow::Result<ExitCode> {
                 let page = page(diagnosis.page, &sink::look(global, Stream::Stdout));
                 out.write_all(page.as_bytes())?;
             }
-            Format::Json => {
-                let mut object = entry(diagnosis);
-                object["page"] = diagnosis.page.into();
-                writeln!(out, "{object}")?;
-            }
+            Format::Json => write_entry(&mut out, diagnosis, true)?,
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -43,14 +41,28 @@ pub fn explain(args: ExplainArgs, global: &Global) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn entry(diagnosis: &Diagnosis) -> serde_json::Value {
-    serde_json::json!({
-        "schema": "netdiag/1",
-        "kind": "catalogue",
-        "code": diagnosis.code,
-        "symptom": diagnosis.symptom(),
-        "title": diagnosis.title,
-    })
+/// kind = "catalogue": an entry, with its page where one was asked for.
+#[derive(Debug, Serialize)]
+struct Entry {
+    #[serde(flatten)]
+    head: Head,
+    code: &'static str,
+    symptom: &'static str,
+    title: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    page: Option<&'static str>,
+}
+
+fn write_entry(out: &mut dyn Write, diagnosis: &'static Diagnosis, page: bool) -> anyhow::Result<()> {
+    let entry = Entry {
+        head: Head::new("catalogue", Timestamp::now()),
+        code: diagnosis.code,
+        symptom: diagnosis.symptom(),
+        title: diagnosis.title,
+        page: page.then_some(diagnosis.page),
+    };
+    writeln!(out, "{}", serde_json::to_string(&entry)?)?;
+    Ok(())
 }
 
 fn list(
@@ -61,7 +73,7 @@ fn list(
     for diagnosis in entries {
         match global.format {
             Format::Text => writeln!(out, "{:<32} {}", diagnosis.code, diagnosis.title)?,
-            Format::Json => writeln!(out, "{}", entry(diagnosis))?,
+            Format::Json => write_entry(out, diagnosis, false)?,
         }
     }
     Ok(())

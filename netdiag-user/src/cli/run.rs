@@ -5,7 +5,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
-use netdiag::engine::{Engine, now_ns};
+use netdiag::engine::{Engine, Explained, now_ns};
 use netdiag::enrich::netns;
 use netdiag::kernel::loader::Options;
 use nix::sys::signal::{Signal, kill};
@@ -23,6 +23,8 @@ const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 /// Connections that wait for late evidence are waited for no longer than this after the command's end.
 const PATIENCE: Duration = Duration::from_millis(1_500);
+/// A closed connection is waited for this long until its FIN is answered.
+const GOODBYES: Duration = Duration::from_millis(300);
 const IDLE: Duration = Duration::from_secs(1);
 
 pub fn run(args: RunArgs, global: &Global) -> anyhow::Result<ExitCode> {
@@ -46,7 +48,7 @@ pub fn run(args: RunArgs, global: &Global) -> anyhow::Result<ExitCode> {
             break status;
         }
     };
-    drain(&mut engine, &mut sink, &mut signals)?;
+    drain(&mut engine, &mut sink, &mut signals, args.all)?;
     sink.finish()?;
     let seen = sink.seen;
     Status::tell(&mut engine, &mut sink, seen)?;
@@ -84,12 +86,13 @@ fn cannot_start(command: &[OsString], error: &std::io::Error) -> ExitCode {
 }
 
 fn take(engine: &mut Engine, sink: &mut Sink) -> anyhow::Result<()> {
-    for explained in engine.poll() {
-        if explained.evidence.connection.asked {
-            sink.take(&explained)?;
-        }
-    }
+    let explained = engine.poll();
+    show(&explained, sink)?;
     sink.tick()
+}
+
+fn show(explained: &[Explained], sink: &mut Sink) -> anyhow::Result<()> {
+    explained.iter().filter(|e| e.evidence.connection.asked).try_for_each(|e| sink.take(e))
 }
 
 /// The command's status if it has ended. Signals that a process sent to netdiag are the command's; those of
@@ -108,20 +111,25 @@ fn handle_signals(signals: &mut Signals, child: &mut Child) -> anyhow::Result<Op
 }
 
 /// Waits for connections that are not finished yet; a second Ctrl-C ends the wait.
-fn drain(engine: &mut Engine, sink: &mut Sink, signals: &mut Signals) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+fn drain(engine: &mut Engine, sink: &mut Sink, signals: &mut Signals, all: bool) -> anyhow::Result<()> {
+    let start = Instant::now();
     take(engine, sink)?;
-    while let Some(due) = engine.next_due_ns() {
-        if Instant::now() >= deadline {
+    loop {
+        // Of a connection that works only the last FIN is missing, and only `--all` wants to see it.
+        let closing = all && start.elapsed() < GOODBYES && engine.has_open_asked();
+        let due = engine.next_due_ns();
+        if !closing && due.is_none() || start.elapsed() >= PATIENCE {
             break;
         }
-        wait(engine.fd(), signals, Duration::from_nanos(due.saturating_sub(now_ns())).min(PATIENCE))?;
+        let until = due.map_or(GOODBYES, |due| Duration::from_nanos(due.saturating_sub(now_ns())));
+        wait(engine.fd(), signals, until.min(GOODBYES))?;
         take(engine, sink)?;
         if let Some(Received { signal: Signal::SIGINT | Signal::SIGTERM, .. }) = signals.next()? {
             break;
         }
     }
-    Ok(())
+    let rest = engine.flush();
+    show(&rest, sink)
 }
 
 fn exit_code(status: ExitStatus) -> ExitCode {

@@ -219,7 +219,10 @@ impl Sink {
     }
 
     fn wants(&self, explained: &Explained) -> bool {
-        self.filter.as_ref().is_none_or(|filter| filter.matches(&Subjected(explained)) == Some(true))
+        self.filter.as_ref().is_none_or(|filter| {
+            let connection = &explained.evidence.connection;
+            filter.matches(&Subjected { connection, explained: Some(explained) }) == Some(true)
+        })
     }
 
     fn save(&mut self, evidence: &Evidence) -> anyhow::Result<()> {
@@ -231,12 +234,20 @@ impl Sink {
     }
 }
 
+/// Whether a connection may match, as far as is known before it is explained.
+pub fn may_match(filter: &Filter, connection: &Connection) -> bool {
+    filter.matches(&Subjected { connection, explained: None }) != Some(false)
+}
+
 /// What a filter may ask about a connection.
-struct Subjected<'a>(&'a Explained);
+struct Subjected<'a> {
+    connection: &'a Connection,
+    explained: Option<&'a Explained>,
+}
 
 impl Subjected<'_> {
     fn connection(&self) -> &Connection {
-        &self.0.evidence.connection
+        self.connection
     }
 }
 
@@ -256,7 +267,7 @@ impl Subject for Subjected<'_> {
     }
 
     fn hostname(&self) -> Option<&str> {
-        self.0.evidence.facts.hostname.as_deref()
+        self.explained?.evidence.facts.hostname.as_deref()
     }
 
     fn pid(&self) -> Option<u32> {
@@ -272,10 +283,10 @@ impl Subject for Subjected<'_> {
     }
 
     fn netns_name(&self) -> Option<&str> {
-        self.0.evidence.facts.netns.as_ref().and_then(|netns| netns.name.as_deref())
+        self.explained?.evidence.facts.netns.as_ref()?.name.as_deref()
     }
 
     fn code(&self) -> Option<&str> {
-        self.0.diagnosis.as_ref().map(|(diagnosis, _)| diagnosis.code)
+        self.explained?.diagnosis.as_ref().map(|(diagnosis, _)| diagnosis.code)
     }
 }

@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use super::args::{Global, WatchArgs};
 use super::events::{Signals, wait};
 use super::say;
-use super::sink::{Sink, Stream};
+use super::sink::{Sink, Stream, may_match};
 use super::status::Status;
 
 const IDLE: Duration = Duration::from_secs(1);
@@ -22,8 +22,12 @@ const IDLE: Duration = Duration::from_secs(1);
 pub fn watch(args: WatchArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let filter = Filter::from_args(&args.filter).map_err(|error| anyhow!("{error}\n{}", error.pointer()))?;
     let filtered = filter.is_some();
+    let early = filter.clone();
     let mut sink = Sink::new(global, Stream::Stdout, filter, args.all, args.save_evidence.as_deref())?;
     let mut engine = Engine::start(Options { follow_processes: false, all: args.all })?;
+    if let Some(filter) = early {
+        engine.only(move |connection| may_match(&filter, connection));
+    }
     let mut signals = Signals::new(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
     // The user asked for something in particular: its packets are worth a look from the start. Otherwise tc
     // comes just in time, when a SYN is sent again.
@@ -46,7 +50,7 @@ pub fn watch(args: WatchArgs, global: &Global) -> anyhow::Result<ExitCode> {
         }
         sink.tick()?;
     }
-    for explained in engine.poll() {
+    for explained in engine.flush() {
         sink.take(&explained)?;
     }
     sink.finish()?;

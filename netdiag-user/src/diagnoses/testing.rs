@@ -53,6 +53,7 @@ impl Case {
             bound_interface: None,
             linger: Some(false),
             keepalive: Some(false),
+            orphaned: Some(false),
             tcp: TcpSummary {
                 bytes_acked: Some(0),
                 bytes_received: Some(0),
@@ -66,7 +67,7 @@ impl Case {
                 probes_out: Some(0),
                 lingertime: Some(0),
             },
-            closer: Some(Closer { pid: 4213, comm: "curl".into(), exiting: false }),
+            closer: Some(Closer { pid: 4213, comm: "curl".into(), uid: 1000, exiting: false }),
             lost_steps: 0,
         };
         let mut evidence = Evidence {

@@ -38,6 +38,26 @@ pub struct QueueSample {
     pub counters: BTreeMap<String, u64>,
 }
 
+/// How full a namespace's connection tracking table is, after it dropped a packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConntrackFact {
+    /// Inode number.
+    pub netns: u64,
+    /// Entries in this namespace's table.
+    pub count: u64,
+    /// How many entries it may have; 0: as many as there is memory for.
+    pub max: u64,
+    /// Packets that connection tracking dropped in this namespace since it was made; `None`: not known.
+    pub dropped: Option<u64>,
+}
+
+impl ConntrackFact {
+    /// Whether there is no room, or was none a moment ago: of a full table entries expire all the time.
+    pub fn is_full(&self) -> bool {
+        self.max != 0 && u128::from(self.count) * 100 >= u128::from(self.max) * 99
+    }
+}
+
 /// Processes that hold sockets in one state (for exhausted ports) or one address (for "in use").
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
@@ -54,12 +74,17 @@ pub struct Holder {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Facts {
+    /// The namespace of the other end, where that ended on this machine too.
+    pub other_netns: Option<NetnsFact>,
     /// The connection's namespace by name.
     pub netns: Option<NetnsFact>,
-    /// Namespaces of this machine that carry the peer's address, the connection's own alone where it does;
-    /// `None`: not looked up.
+    /// Namespaces of this machine that carry the peer's address and that links join with the connection's own;
+    /// its own alone where that has it. `None`: not looked up.
     pub peer_namespaces: Option<Vec<NetnsFact>>,
-    /// Listeners of this machine on the peer's port, in any namespace.
+    /// Whether several are named there, and which one gets the packets is not known.
+    pub peer_ambiguous: bool,
+    /// Listeners of this machine on the peer's port, in any namespace that links join with the connection's
+    /// own.
     pub listeners: Option<Vec<Listener>>,
     /// Whether a namespace that may matter for the two above could not be looked into: where the connection's
     /// own has the peer's address, others do not matter.
@@ -80,6 +105,8 @@ pub struct Facts {
     pub peer_sysctls: BTreeMap<String, String>,
     /// The peer's listener, oldest first: at the first SYN retransmit and at the end.
     pub queue_samples: Vec<QueueSample>,
+    /// The tables of namespaces where netfilter dropped a packet of this connection outside of nftables.
+    pub conntrack: Vec<ConntrackFact>,
     /// Who holds the address or ports, for `local.*`.
     pub holders: Option<Vec<Holder>>,
     /// More about the owner.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use super::facts::{Facts, NetnsFact, QueueSample};
-use super::listeners::{self, Listener, Search};
+use super::listeners::{Listener, Search, Surroundings};
 use super::netns::{self, NetnsHandle};
 use super::routes::{self, Route, RouteAnswer, RouteKind};
 use super::sockets::Protocol;
@@ -135,8 +135,10 @@ fn names(facts: &Facts) -> HashMap<u32, String> {
 
 fn about_peer(connection: &Connection, facts: &mut Facts) {
     let peer = connection.peer;
-    let Search { found: found_at, incomplete } = listeners::where_is(peer.ip(), connection.netns.into());
+    let around = Surroundings::of(connection.netns.into());
+    let Search { found: found_at, incomplete } = around.where_is(peer.ip());
     facts.listeners_incomplete = incomplete;
+    facts.peer_ambiguous = found_at.len() > 1;
     facts.peer_namespaces = Some(found_at.iter().copied().map(netns_fact).collect());
 
     let protocol = match connection.protocol {
@@ -146,7 +148,7 @@ fn about_peer(connection: &Connection, facts: &mut Facts) {
     };
     // The peer of an accepted connection is a client.
     if let (Some(protocol), Side::Outbound) = (protocol, connection.side) {
-        let Search { found, incomplete } = listeners::find_listeners(peer.port(), protocol);
+        let Search { found, incomplete } = around.find_listeners(peer.port(), protocol);
         // Where the peer is known for sure, the namespaces that were not looked into do not matter.
         facts.listeners_incomplete |= incomplete && !all_listed(&found_at);
         facts.listeners = Some(found);

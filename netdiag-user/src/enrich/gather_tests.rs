@@ -35,6 +35,7 @@ pub(super) fn connection(netns: u64, peer: &str) -> Connection {
         bound_interface: None,
         linger: None,
         keepalive: None,
+        orphaned: None,
         tcp: TcpSummary::default(),
         closer: None,
         lost_steps: 0,
@@ -232,4 +233,25 @@ fn a_gatherer_reads_the_process_anew() {
     );
     assert_eq!((first.route, first.netns), (second.route, second.netns));
     assert_eq!(gatherer.skipped(), 0);
+}
+
+#[test]
+fn equal_addresses_in_reach_are_ambiguous() {
+    let (here, there) = wired(5);
+    let stranger = TestNetns::new();
+    stranger.ip("addr add 10.66.5.2/24 dev lo");
+    let listen = |netns: &TestNetns| {
+        netns::enter(&netns.handle(), || TcpListener::bind("10.66.5.2:47205").unwrap()).unwrap()
+    };
+    let _listeners = [listen(&there), listen(&stranger)];
+    let failed = connection(here.handle().inode(), "10.66.5.2:47205");
+    let facts = gather(&failed, Vec::new());
+    assert_eq!(facts.peer_namespaces.unwrap()[0].inode, there.handle().inode());
+    assert_eq!(facts.listeners.unwrap().len(), 1);
+    assert!(!facts.peer_ambiguous);
+
+    stranger.ip(&format!("link add g0 type veth peer name g2 netns {}", here.name));
+    let facts = gather(&failed, Vec::new());
+    assert_eq!((facts.peer_namespaces.unwrap().len(), facts.listeners.unwrap().len()), (2, 2));
+    assert!(facts.peer_ambiguous);
 }

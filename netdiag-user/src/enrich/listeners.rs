@@ -1,5 +1,6 @@
 //! Who listens on a port, and who has an address, in any network namespace of this machine.
 
+use std::cell::LazyCell;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::error::EnrichError;
 use super::netns::{self, NetnsHandle};
 use super::process::Process;
+use super::reach::Reach;
 use super::sockets::{self, Ports, Protocol, SocketInfo, states};
 use super::{holders, links};
 
@@ -87,14 +89,46 @@ pub fn who_has_address(address: IpAddr) -> Search<u64> {
 /// Finds the network namespaces, by inode number, that take what the namespace `from` sends to `peer`.
 ///
 /// That is `from` alone if the address is its own (the local table comes first) or no address at all, which
-/// stands for loopback; else all others that have the address, of which routing chooses.
+/// stands for loopback; else those others that have the address and that links join with `from`, directly or
+/// through other namespaces. Of several, routing chooses.
 pub fn where_is(peer: IpAddr, from: u64) -> Search<u64> {
-    let peer = peer.to_canonical();
-    let own =
-        || netns::find(from).is_some_and(|netns| links::has_address(Some(&netns), peer).is_ok_and(|has| has));
-    match peer.is_loopback() || peer.is_unspecified() || own() {
-        true => Search { found: vec![from], incomplete: false },
-        false => who_has_address(peer),
+    Surroundings::of(from).where_is(peer)
+}
+
+/// What one network namespace can reach on this machine, found out when it is first asked for.
+#[derive(Debug)]
+pub(super) struct Surroundings {
+    own: u64,
+    reach: LazyCell<Reach, Box<dyn FnOnce() -> Reach>>,
+}
+
+impl Surroundings {
+    /// Those of the namespace with this inode number.
+    pub(super) fn of(own: u64) -> Self {
+        Self { own, reach: LazyCell::new(Box::new(move || Reach::from(own))) }
+    }
+
+    fn include(&self, netns: u64) -> bool {
+        netns == self.own || self.reach.includes(netns)
+    }
+
+    /// See [`where_is`].
+    pub(super) fn where_is(&self, peer: IpAddr) -> Search<u64> {
+        let peer = peer.to_canonical();
+        let has = |netns| links::has_address(Some(&netns), peer).is_ok_and(|has| has);
+        if peer.is_loopback() || peer.is_unspecified() || netns::find(self.own).is_some_and(has) {
+            return Search { found: vec![self.own], incomplete: false };
+        }
+        let mut search = who_has_address(peer);
+        search.found.retain(|netns| self.include(*netns));
+        search
+    }
+
+    /// As [`find_listeners`], without those that no packet of this namespace can get to.
+    pub(super) fn find_listeners(&self, port: u16, protocol: Protocol) -> Search<Listener> {
+        let mut search = find_listeners(port, protocol);
+        search.found.retain(|listener| self.include(listener.netns));
+        search
     }
 }
 
@@ -213,8 +247,45 @@ mod tests {
         assert_eq!(find("::ffff:198.51.100.79", two), [two]);
         assert_eq!(find("127.0.0.9", two), [two]);
         assert_eq!(find("0.0.0.0", two), [two]);
-        let from_outside = find("198.51.100.79", netns::current_inode().unwrap());
-        assert!(from_outside.len() == 2 && from_outside.contains(&one) && from_outside.contains(&two));
+    }
+
+    #[test]
+    fn equal_addresses_of_strangers_do_not_count() {
+        // A client and a server behind one router; the same two without a link to these; a lonely server.
+        let [client, router, server] = std::array::from_fn(|_| TestNetns::new());
+        let [other_client, other_server, lonely] = std::array::from_fn(|_| TestNetns::new());
+        client.ip(&format!("link add up0 type veth peer name down0 netns {}", router.name));
+        server.ip(&format!("link add up0 type veth peer name down1 netns {}", router.name));
+        other_client.ip(&format!("link add up0 type veth peer name up0 netns {}", other_server.name));
+        for netns in [&client, &other_client] {
+            netns.ip("addr add 198.51.100.81/32 dev up0");
+        }
+        for netns in [&server, &other_server] {
+            netns.ip("addr add 198.51.100.82/32 dev up0");
+        }
+        lonely.ip("addr add 198.51.100.82/32 dev lo");
+        let _listeners = [&server, &other_server, &lonely].map(|netns| {
+            netns::enter(&netns.handle(), || TcpListener::bind("198.51.100.82:46126").unwrap()).unwrap()
+        });
+
+        let inode = |netns: &TestNetns| netns.handle().inode();
+        let peer = "198.51.100.82".parse().unwrap();
+        assert_eq!(who_has_address(peer).found.len(), 3);
+        for (from, to) in [(&client, &server), (&router, &server), (&other_client, &other_server)] {
+            let around = Surroundings::of(inode(from));
+            assert_eq!(around.where_is(peer).found, [inode(to)]);
+            let listeners = around.find_listeners(46126, Protocol::Tcp).found;
+            assert_eq!(listeners.iter().map(|l| l.netns).collect::<Vec<_>>(), [inode(to)]);
+        }
+        assert!(where_is("198.51.100.81".parse().unwrap(), inode(&lonely)).found.is_empty());
+
+        // Both behind the router: routing decides, and that is not asked.
+        other_server.ip(&format!("link add up1 type veth peer name down2 netns {}", router.name));
+        let mut both = where_is(peer, inode(&client)).found;
+        let mut expected = vec![inode(&server), inode(&other_server)];
+        both.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(both, expected);
     }
 
     #[test]

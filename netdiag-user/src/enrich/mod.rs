@@ -6,6 +6,7 @@
 //! never a panic.
 
 mod cgroup;
+pub mod conntrack;
 mod error;
 pub mod facts;
 mod fib;
@@ -19,6 +20,7 @@ pub mod netns;
 pub mod owners;
 pub mod process;
 pub mod queues;
+mod reach;
 pub mod route_text;
 pub mod routes;
 pub mod rules;

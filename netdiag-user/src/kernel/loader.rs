@@ -9,6 +9,7 @@ use netdiag_ebpf::config::{
 };
 use netdiag_ebpf::counters::COUNTER_COUNT;
 use netdiag_ebpf::records::call::CALLS;
+use netdiag_ebpf::records::{SocketEntry, socket_flag};
 
 use super::btf::Btf;
 use super::counters::{self, Counts};
@@ -41,6 +42,9 @@ static SOCKET_CALLS: [u32; CALLS] = [
     libc::SYS_listen as u32,
 ];
 
+/// A `SocketEntry` as bytes.
+type RawSocketEntry = [u8; size_of::<SocketEntry>()];
+
 /// What to load.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
@@ -67,6 +71,7 @@ pub struct Session {
     ebpf: Ebpf,
     counters: PerCpuArray<MapData, [u64; COUNTER_COUNT]>,
     tracked: BpfHashMap<MapData, u32, u8>,
+    sockets: BpfHashMap<MapData, u64, RawSocketEntry>,
     pub probes: Vec<ProbeState>,
     pub reasons: Reasons,
     pub absent_fields: Vec<&'static str>,
@@ -102,12 +107,14 @@ impl Session {
             .load(OBJECT)?;
         let counters = PerCpuArray::try_from(take_map(&mut ebpf, "COUNTERS")?)?;
         let tracked = BpfHashMap::try_from(take_map(&mut ebpf, "TRACKED")?)?;
+        let sockets = BpfHashMap::try_from(take_map(&mut ebpf, "SOCKETS")?)?;
         let ring = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)?;
         let mut session = Self {
             wire: Wire::default(),
             ebpf,
             counters,
             tracked,
+            sockets,
             probes: Vec::new(),
             reasons,
             absent_fields: offsets.absent,
@@ -152,6 +159,16 @@ impl Session {
 
     pub fn is_followed(&self, tgid: u32) -> bool {
         self.tracked.get(&tgid, 0).is_ok()
+    }
+
+    /// Whether the map of open sockets holds one that was asked for.
+    pub fn has_open_asked(&self) -> bool {
+        const FLAGS: usize = std::mem::offset_of!(SocketEntry, flags);
+        self.sockets.iter().flatten().any(|(_, entry)| {
+            let mut flags = [0; 4];
+            flags.copy_from_slice(&entry[FLAGS..FLAGS + 4]);
+            u32::from_ne_bytes(flags) & socket_flag::ASKED != 0
+        })
     }
 
     pub fn counters(&self) -> Result<Counts, KernelError> {

@@ -90,6 +90,7 @@ pub(super) fn outbound() -> Evidence {
             bound_interface: None,
             linger: None,
             keepalive: None,
+            orphaned: None,
             tcp: TcpSummary::default(),
             closer: None,
             lost_steps: 0,
@@ -117,7 +118,7 @@ pub(super) fn ends(evidence: &mut Evidence, ms: u64, errno: Option<i32>) {
 pub(super) fn firewall_drop() -> Report {
     let mut evidence = outbound();
     ends(&mut evidence, 5000, None);
-    evidence.connection.closer = Some(Closer { pid: 4213, comm: "curl".into(), exiting: false });
+    evidence.connection.closer = Some(Closer { pid: 4213, comm: "curl".into(), exiting: false, uid: 0 });
     let drop = || dropped(true, "NETFILTER_DROP", Some("nft_do_chain"), Some(Hook::Output), own_place());
     let again = What::Retransmit { state: TcpState::SynSent, retransmits: Some(1) };
     evidence.timeline = vec![

@@ -13,7 +13,7 @@ use crate::kernel::reasons::Reasons;
 use crate::kernel::symbols::Symbols;
 use crate::probes::{
     Call, CallFailed, ConnectionEnd, Drop, Event, IcmpSent, NeighbourFailed, ResetSent, RouteFailed,
-    SocketError, StepKind, SynAckAgain, Tuple, Wire,
+    SocketError, StepKind, SynAckAgain, Tuple, Wire, protocol,
 };
 
 /// Bounds of the window.
@@ -120,6 +120,11 @@ impl Tracker {
         }
         self.pending = waiting;
         due.into_iter().map(|pending| self.finish(pending)).collect()
+    }
+
+    /// All that still waits, with the evidence there is.
+    pub fn flush(&mut self) -> Vec<Finished> {
+        self.due(u64::MAX)
     }
 
     fn connection_ended(&mut self, end: ConnectionEnd) {
@@ -244,6 +249,12 @@ impl Tracker {
             lost_steps: 0,
         };
         self.push(connection, error.sock, Vec::new(), self.limits.grace);
+        if error.errno == 0
+            && error.soft_errno == 0
+            && let Some(pending) = self.pending.back_mut()
+        {
+            pending.error_taken = true;
+        }
     }
 
     fn finish(&self, pending: Pending) -> Finished {
@@ -399,8 +410,11 @@ impl<'a> Belongs<'a> {
             Event::Drop(d) => {
                 d.time_ns >= self.from_ns
                     && (self.is_flow(&d.packet.tuple) && !self.is_anothers(d)
+                        // Before it had a port. The memory of a closed socket is used again at once.
                         || d.sock != 0
                             && d.sock == self.sock
+                            && d.time_ns <= self.connection.end_ns
+                            && d.packet.netns == self.connection.netns
                             && d.packet.tuple.destination == self.connection.peer)
             }
             Event::Wire(w) => {
@@ -439,6 +453,11 @@ fn errno_of(connection: &Connection, timeline: &[Moment]) -> Option<i32> {
         What::IcmpReceived { packet, .. } => icmp_errno(connection.peer.is_ipv4(), packet.flags, packet.code),
         What::IcmpSent { icmp_type, icmp_code, outgoing: true, .. } => {
             icmp_errno(true, *icmp_type, *icmp_code)
+        }
+        What::Dropped { outgoing: true, reason, .. }
+            if connection.protocol == protocol::UDP && reason == "NO_SOCKET" =>
+        {
+            Some(libc::ECONNREFUSED)
         }
         _ => None,
     })

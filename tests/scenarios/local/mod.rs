@@ -293,8 +293,8 @@ fn udp_firewall(family: Family) -> Result<()> {
         .nft("table inet fw { chain out { type filter hook output priority 0; udp dport 18218 drop; }; }")?;
     let report = net.netdiag_run(&datagram(family, 18218))?;
     let found = report.exits(1)?.the_only(NOT_PERMITTED)?.certain()?.errno(Some("EPERM"))?;
-    found.has("/where/stage", "netfilter")?.has("/firewall/hook", "output")?.has("/firewall/table", "fw")?;
-    found.mentions("/firewall/rule", "udp dport 18218 drop")?.has("/connection/protocol", "udp")?;
+    found.has("/where/stage", "netfilter")?.has("/firewall/hook", "output")?;
+    found.has("/connection/protocol", "udp")?;
     // The next port is not touched by the rule, and a datagram that nobody reads is no error.
     let _server = servers::echo_udp(&net.server, family.server(18219))?;
     net.netdiag_run(&datagram(family, 18219))?.exits(0)?.nothing()?;

@@ -51,8 +51,8 @@ pub const SCENARIOS: &[Scenario] = &[
 
     S::hit("timeout.firewall-drop", "output_v4", || firewall::output(V4)).needs(CURL_NFT),
     S::hit("timeout.firewall-drop", "output_v6", || firewall::output(V6)).needs(CURL_NFT),
-    S::hit("timeout.firewall-drop", "names_the_rule_v4", || firewall::names_the_rule(V4)).needs(CURL_NFT),
-    S::hit("timeout.firewall-drop", "names_the_rule_v6", || firewall::names_the_rule(V6)).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "rule_in_its_family_v4", || firewall::rule_in_its_family(V4)).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "rule_in_its_family_v6", || firewall::rule_in_its_family(V6)).needs(CURL_NFT),
     S::hit("timeout.firewall-drop", "policy", firewall::policy).needs(CURL_NFT),
     S::hit("timeout.firewall-drop", "kernel_gives_up", firewall::kernel_gives_up).needs(NFT),
     S::hit("timeout.firewall-drop", "input_of_the_server_v4", || firewall::in_server(V4, "input")).needs(PYTHON_NFT),
@@ -75,6 +75,10 @@ pub const SCENARIOS: &[Scenario] = &[
     S::near_miss("timeout.firewall-drop", "rule_in_an_unrelated_namespace", firewall::unrelated_namespace).needs(NFT_TUN),
     S::near_miss("timeout.firewall-drop", "same_tuple_dropped_elsewhere", firewall::same_tuple_elsewhere).needs(NFT_TUN),
     S::near_miss("timeout.firewall-drop", "conntrack_table_full", firewall::conntrack_table_full).needs(CONNTRACK),
+
+    S::hit("timeout.conntrack-full", "v4", firewall::conntrack_table_full).needs(CONNTRACK),
+    S::near_miss("timeout.conntrack-full", "nearly_full", firewall::conntrack_table_nearly_full).needs(CONNTRACK),
+    S::near_miss("timeout.conntrack-full", "legacy_rule", || firewall::iptables(V4, "legacy")).needs(IPTABLES_LEGACY),
 
     S::hit("timeout.reply-dropped", "input_v4", || reply::input(V4)).needs(CURL_NFT),
     S::hit("timeout.reply-dropped", "input_v6", || reply::input(V6)).needs(CURL_NFT),

@@ -122,7 +122,11 @@ pub fn blackhole_in_router(family: Family) -> Result<()> {
     let steps = format!("tcp connect={},2200", family.server(8080));
     let report = net.netdiag_run(&clients::steps(&steps)?)?;
     let diagnosis = report.exits(3)?.the_only("unreachable.blackhole-route")?.errno(None)?;
-    broke_in(diagnosis.certain()?, &net.router)?;
+    // The IPv4 lookup does not say in which namespace it was.
+    match family {
+        Family::V4 => drop(diagnosis.has("/confidence", "possible")?.has("/where/netns", ())?),
+        Family::V6 => drop(broke_in(diagnosis.has("/confidence", "likely")?, &net.router)?),
+    }
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -84,7 +84,8 @@ impl<'a> Run<'a> {
         let mut command =
             if self.outside { Command::new(binary) } else { self.client.command(&binary.to_string_lossy()) };
         command.args(["run", "--format", "json", "--output"]).arg(&file).args(&self.options);
-        let vectors = vectors::directory();
+        let saves_itself = self.options.iter().any(|option| option.starts_with("--save-evidence"));
+        let vectors = vectors::directory().filter(|_| !saves_itself);
         let evidence = directory.path().join("evidence.jsonl");
         if vectors.is_some() {
             command.arg("--save-evidence").arg(&evidence);
@@ -108,15 +109,22 @@ impl<'a> Run<'a> {
     }
 
     /// The tc hooks are as before. A `netdiag watch` of another scenario, on the whole machine, comes to
-    /// these namespaces as well, so what is there too much counts only once no other netdiag lives.
+    /// these namespaces as well: what is there too much counts once none lives.
     fn left_nothing(&self, before: &[BTreeSet<String>], report: &Report) -> Result<()> {
-        let after = self.hooks()?;
-        if before == after || process::any_named("netdiag") {
-            return Ok(());
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let after = self.hooks()?;
+            if before == after {
+                return Ok(());
+            }
+            let another = process::any_with(&["netdiag", "watch"]);
+            ensure!(another, "tc hooks were {before:?}, now are {after:?}\n{}", report.dump());
+            ensure!(
+                Instant::now() < deadline,
+                "a netdiag watch stays: cannot tell whose tc hooks {after:?} are"
+            );
+            std::thread::sleep(Duration::from_millis(200));
         }
-        let again = self.hooks()?;
-        ensure!(before == again, "tc hooks were {before:?}, now are {again:?}\n{}", report.dump());
-        Ok(())
     }
 
     fn hooks(&self) -> Result<Vec<BTreeSet<String>>> {

@@ -29,7 +29,10 @@ pub fn overflow(evidence: &Evidence) -> Verdict {
         (Some((_, queue, backlog)), _) if queue > backlog => (Confidence::Certain, *queue, *backlog),
         (Some(_), Some(sample)) => (Confidence::Likely, sample.accept_queue, sample.backlog),
         (None, Some(sample)) if was_reset(evidence) => {
-            (Confidence::Likely, sample.accept_queue, sample.backlog)
+            // Several namespaces have the address: the queue may be another's.
+            let guess = evidence.facts.peer_ambiguous;
+            let confidence = if guess { Confidence::Possible } else { Confidence::Likely };
+            (confidence, sample.accept_queue, sample.backlog)
         }
         _ => return Verdict::Healthy,
     };
@@ -63,6 +66,9 @@ pub fn overflow(evidence: &Evidence) -> Verdict {
     });
     if let Some(listener) = listener {
         finding = finding.listener(listener.clone());
+    }
+    if confidence == Confidence::Possible {
+        finding = finding.or(&["reset.by-peer"]);
     }
     finding.found()
 }

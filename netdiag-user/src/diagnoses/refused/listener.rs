@@ -90,12 +90,14 @@ fn elsewhere<'a>(evidence: &'a Evidence, arrival: &Arrival) -> Option<(Confidenc
     if arrival.namespaces.is_empty() || listeners(evidence).any(|l| fits(l, arrival, address)) {
         return None;
     }
+    // Unless the drop said where it was.
+    let guess = evidence.facts.peer_ambiguous && arrival.namespaces.len() > 1;
     if let Some(near) = listeners(evidence).find(|l| arrival.namespaces.contains(&l.netns)) {
-        return Some((arrival.confidence, near));
+        return Some((if guess { Confidence::Possible } else { arrival.confidence }, near));
     }
     let first = listeners(evidence).next()?;
     let single = listeners(evidence).all(|l| l.netns == first.netns);
-    Some((if single { Confidence::Likely } else { Confidence::Possible }, first))
+    Some((if single && !guess { Confidence::Likely } else { Confidence::Possible }, first))
 }
 
 /// The request was dropped for lack of a socket, or answered with RST by an address of this machine.
@@ -105,14 +107,20 @@ pub fn no_listener(evidence: &Evidence) -> Verdict {
     };
     let peer = evidence.connection.peer;
     let now = listeners(evidence).find(|l| fits(l, &arrival, peer.ip()));
-    if arrival.confidence != Confidence::Certain {
+    let mut confidence = arrival.confidence;
+    if confidence != Confidence::Certain {
         if evidence.facts.listeners.is_none() || evidence.facts.listeners_incomplete {
             return Verdict::NotEnough("the list of listeners could not be read completely".into());
         }
-        if now.is_some() {
-            return Verdict::Healthy;
+        let vacant =
+            |netns: &u64| !listeners(evidence).any(|l| l.netns == *netns && fits(l, &arrival, peer.ip()));
+        match now {
+            Some(_) if !arrival.namespaces.iter().any(vacant) => return Verdict::Healthy,
+            Some(_) => confidence = Confidence::Possible,
+            None => {}
         }
     }
+    let now = now.filter(|_| confidence != Confidence::Possible);
     if elsewhere(evidence, &arrival).is_some_and(|(confidence, _)| confidence <= Confidence::Likely) {
         return Verdict::Healthy;
     }
@@ -122,8 +130,14 @@ pub fn no_listener(evidence: &Evidence) -> Verdict {
         Some(_) => " Something listens there now, so it was started after this attempt.",
         None => " The service is not running, has not finished starting, or uses another port.",
     });
+    if confidence == Confidence::Possible {
+        explanation.push_str(
+            " Several network namespaces of this machine have this address; in one of them something does \
+             listen, and it is not known which of them was asked.",
+        );
+    }
     let mut finding = Finding::new(
-        arrival.confidence,
+        confidence,
         place(&arrival),
         "refused",
         format!("nothing listens on {}{there}", host_port(peer)),
@@ -138,6 +152,9 @@ pub fn no_listener(evidence: &Evidence) -> Verdict {
             .next("see what listens at all, and on which ports", list_command(evidence, &arrival, false))
             .advise("start the service, or correct the port in the client"),
     };
+    if confidence == Confidence::Possible {
+        finding = finding.or(&["refused.bound-elsewhere"]);
+    }
     finding.found()
 }
 

@@ -150,6 +150,42 @@ fn without_the_drop_the_listeners_decide() {
 }
 
 #[test]
+fn of_several_namespaces_with_the_address_none_is_blamed_for_sure() {
+    const OTHER: u32 = 7;
+    let ambiguous = |listeners: &[Listener]| {
+        refused().peer_on_this_machine().listeners(listeners).with(|e| {
+            e.facts.peer_namespaces.as_mut().unwrap().push(NetnsFact { inode: OTHER.into(), name: None });
+            e.facts.peer_ambiguous = true;
+        })
+    };
+    // Without the drop it is not known which of the two was asked.
+    let near = listener(OTHER, "127.0.0.1:8080");
+    let finding = ambiguous(std::slice::from_ref(&near)).found("refused.bound-elsewhere");
+    assert_eq!(
+        (finding.confidence, finding.alternatives),
+        (Confidence::Possible, vec!["refused.no-listener"])
+    );
+    let finding = ambiguous(&[listener(5, "0.0.0.0:8080")]).found("refused.bound-elsewhere");
+    assert_eq!(finding.confidence, Confidence::Possible);
+    let finding = ambiguous(&[listener(OTHER, "0.0.0.0:8080")]).found("refused.no-listener");
+    assert_eq!(
+        (finding.confidence, finding.alternatives),
+        (Confidence::Possible, vec!["refused.bound-elsewhere"])
+    );
+    assert!(finding.explanation.contains("something does listen"), "{}", finding.explanation);
+    let both = [listener(OTHER, "0.0.0.0:8080"), listener(PEER_NETNS, "0.0.0.0:8080")];
+    assert_eq!(ambiguous(&both).asked("refused.no-listener"), Verdict::Healthy);
+    assert_eq!(ambiguous(&[]).found("refused.no-listener").confidence, Confidence::Likely);
+
+    // The drop says which.
+    let (code, confidence, _) = best(ambiguous(&[near]).dropped(0, no_socket()));
+    assert_eq!((code, confidence), ("refused.bound-elsewhere", Confidence::Likely));
+    let near = listener(PEER_NETNS, "127.0.0.1:8080");
+    let (code, confidence, _) = best(ambiguous(&[near]).dropped(0, no_socket()));
+    assert_eq!((code, confidence), ("refused.bound-elsewhere", Confidence::Certain));
+}
+
+#[test]
 fn a_datagram_without_a_socket() {
     let case = refused_here().udp().dropped(0, Drop { symbol: Some("__udp4_lib_rcv"), ..no_socket() });
     let (code, confidence, finding) = best(case);
@@ -247,6 +283,14 @@ fn the_queue_overflowed() {
     assert!(finding.listener.is_some());
     let sampled = overflowed("1", 0).queues(1, 6, 0, &[]).found("refused.backlog-overflow");
     assert_eq!(sampled.confidence, Confidence::Likely);
+    let guess = overflowed("1", 0)
+        .with(|e| {
+            e.timeline.retain(|moment| !matches!(moment.what, What::ResetAnswered { .. }));
+            e.facts.peer_ambiguous = true;
+        })
+        .queues(1, 6, 0, &[])
+        .found("refused.backlog-overflow");
+    assert_eq!((guess.confidence, guess.alternatives), (Confidence::Possible, vec!["reset.by-peer"]));
 }
 
 #[test]

@@ -78,7 +78,9 @@ impl Sender<'_> {
 
     fn place(&self, evidence: &Evidence) -> Where {
         let netns = self.connection.netns;
-        let known = evidence.facts.netns.iter().chain(evidence.facts.peer_namespaces.iter().flatten());
+        let facts = &evidence.facts;
+        let known =
+            facts.netns.iter().chain(&facts.other_netns).chain(facts.peer_namespaces.iter().flatten());
         let name =
             |known: &NetnsFact| (known.inode == u64::from(netns)).then(|| known.name.clone()).flatten();
         let place = Place { netns, netns_name: known.into_iter().find_map(name), interface: None };
@@ -202,7 +204,7 @@ mod tests {
         (other.local, other.peer) = (other.peer, other.local);
         other.netns = PEER_NETNS;
         other.owner = None;
-        other.closer = Some(Closer { pid: 800, comm: "nginx".into(), exiting: false });
+        other.closer = Some(Closer { pid: 800, uid: 33, comm: "nginx".into(), exiting: false });
         change(&mut other);
         closing()
             .errno(libc::ECONNRESET)
@@ -222,7 +224,7 @@ mod tests {
         let (code, _) = closing().with(|e| e.connection.linger = Some(true)).diagnosed();
         assert_eq!(code, "reset.linger");
         let exited = closing().tcp(|tcp| tcp.unread = Some(1)).with(|e| {
-            e.connection.closer = Some(Closer { pid: 4213, comm: "curl".into(), exiting: true });
+            e.connection.closer = Some(Closer { pid: 4213, uid: 1000, comm: "curl".into(), exiting: true });
         });
         assert_eq!(exited.diagnosed().0, "reset.process-exited");
     }
@@ -235,7 +237,7 @@ mod tests {
         assert!(finding.cause.starts_with("nginx[800] closed"), "{}", finding.cause);
         assert_eq!(reset_here(|other| other.linger = Some(true)).diagnosed().0, "reset.linger");
         let exiting = |other: &mut Connection| {
-            other.closer = Some(Closer { pid: 800, comm: "nginx".into(), exiting: true });
+            other.closer = Some(Closer { pid: 800, uid: 33, comm: "nginx".into(), exiting: true });
         };
         let (code, finding) = reset_here(exiting).diagnosed();
         assert_eq!(code, "reset.process-exited");

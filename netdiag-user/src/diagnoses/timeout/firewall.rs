@@ -2,6 +2,7 @@
 
 use super::super::FirewallFact;
 use super::super::words::how_it_ended;
+use super::conntrack::full_table;
 use super::dropped::{Drop, accepted_answer, ended_it, last_drop};
 use super::{Confidence, Evidence, Finding, Stage, Verdict, Where, WhereSide, enter, where_phrase};
 
@@ -57,7 +58,8 @@ pub(super) fn show_rules(finding: Finding, evidence: &Evidence, drop: &Drop) -> 
 /// netfilter dropped the SYN, or what was sent later.
 pub(super) fn firewall_drop(evidence: &Evidence) -> Verdict {
     let Some(drop) = last_drop(evidence, true, Drop::by_netfilter) else { return Verdict::Healthy };
-    if accepted_answer(evidence) {
+    // A new connection does not get as far as the rules while there is no room to track it.
+    if accepted_answer(evidence) || full_table(evidence, &drop).is_some() {
         return Verdict::Healthy;
     }
     let peer = evidence.connection.peer;

@@ -106,6 +106,8 @@ pub(super) fn accept_queue_full(evidence: &Evidence) -> Verdict {
         _ if queues.is_some() || evidence.peer_is_local() != Some(true) => return Verdict::Healthy,
         _ => return Verdict::NotEnough("the queues of the listener on this machine were not read".into()),
     };
+    let guess = dropped_at.is_none() && is_guess(evidence, queues);
+    let confidence = if guess { Confidence::Possible } else { confidence };
 
     let place = place(evidence, dropped_at, queues);
     let listener = listener(evidence, &place);
@@ -123,14 +125,17 @@ pub(super) fn accept_queue_full(evidence: &Evidence) -> Verdict {
     if overflows > 0 {
         explanation.push_str(&format!(" The kernel counted {overflows} overflows there meanwhile."));
     }
+    if guess {
+        explanation.push_str(&guessed(evidence));
+    }
     let ns = enter(evidence, &place);
     let mut finding = Finding::new(
         confidence,
         Where::new(WhereSide::Local, Stage::Socket).at(&place),
         how_it_ended(evidence),
-        match confidence {
-            Confidence::Possible => format!("the accept queue of {server} on port {port}{there} overflowed"),
-            _ => format!("the accept queue of {server} on port {port}{there} is full{numbers}"),
+        match full || dropped_at.is_some() {
+            false => format!("the accept queue of {server} on port {port}{there} overflowed"),
+            true => format!("the accept queue of {server} on port {port}{there} is full{numbers}"),
         },
     )
     .explain(explanation)
@@ -187,6 +192,8 @@ pub(super) fn syn_queue_full(evidence: &Evidence) -> Verdict {
         (false, true, _) => Confidence::Possible,
         (false, false, _) => return Verdict::Healthy,
     };
+    let guess = is_guess(evidence, Some(queues));
+    let confidence = if guess { Confidence::Possible } else { confidence };
 
     let place = place(evidence, None, Some(queues));
     let listener = listener(evidence, &place);
@@ -207,8 +214,9 @@ pub(super) fn syn_queue_full(evidence: &Evidence) -> Verdict {
         "For each SYN the kernel keeps a note until the handshake is finished. Port {port}{there} has {} \
          such notes, as many as it may keep, and with net.ipv4.tcp_syncookies=0 the kernel drops further \
          SYNs in silence. That is a flood of SYNs, a burst of clients, or answers that do not reach the \
-         clients.",
+         clients.{}",
         half_open.syn_recv,
+        if guess { guessed(evidence) } else { String::new() },
     ))
     .next("switch SYN cookies on", format!("{ns}sysctl -w net.ipv4.tcp_syncookies=1"))
     .next("who keeps connections half open?", format!("{ns}ss -Htan state syn-recv 'sport = :{port}'"))
@@ -220,8 +228,25 @@ pub(super) fn syn_queue_full(evidence: &Evidence) -> Verdict {
     if let Some(listener) = listener {
         finding = finding.listener(listener.clone());
     }
+    if guess {
+        finding = finding.or(&["timeout.no-reply"]);
+    }
     if confidence == Confidence::Possible { finding.or(&["timeout.accept-queue-full"]) } else { finding }
         .found()
+}
+
+/// Whether the queues may be those of a namesake: of another namespace with the same address.
+fn is_guess(evidence: &Evidence, queues: Option<Queues>) -> bool {
+    let elsewhere = |queues: Queues| queues.longest.netns != u64::from(evidence.connection.netns);
+    evidence.facts.peer_ambiguous && queues.is_none_or(elsewhere)
+}
+
+fn guessed(evidence: &Evidence) -> String {
+    format!(
+        " Several network namespaces of this machine have the address {}, and it is not known which of them \
+         gets the packets.",
+        evidence.connection.peer.ip()
+    )
 }
 
 /// The listener's namespace.
@@ -306,6 +331,29 @@ mod tests {
         let (code, finding) = drained.diagnosed();
         assert_eq!((code, finding.confidence), ("timeout.accept-queue-full", Confidence::Possible));
         assert!(finding.alternatives.contains(&"timeout.no-reply"));
+    }
+
+    #[test]
+    fn one_of_several_namespaces_with_the_address_is_possible() {
+        let ambiguous = |case: Case| case.with(|e| e.facts.peer_ambiguous = true);
+        let full = |case: Case| {
+            let counted = |value| [("ListenOverflows", value)];
+            case.queues(1000, 6, 0, &counted(2)).queues(5000, 6, 0, &counted(4))
+        };
+        let finding = full(ambiguous(waiting())).found("timeout.accept-queue-full");
+        assert_eq!(finding.confidence, Confidence::Possible);
+        assert_eq!(finding.alternatives, ["timeout.no-reply"]);
+        assert!(finding.cause.ends_with("is full: 6 connections wait, its limit is 5"), "{}", finding.cause);
+        assert!(finding.explanation.contains("Several network namespaces"), "{}", finding.explanation);
+
+        let half_open = no_cookies(ambiguous(waiting())).queues(1000, 0, 5, &[]);
+        let finding = half_open.found("timeout.syn-queue-full");
+        assert_eq!(finding.confidence, Confidence::Possible);
+        assert_eq!(finding.alternatives, ["timeout.no-reply", "timeout.accept-queue-full"]);
+
+        let drop = Drop::syn("TCP_LISTEN_OVERFLOW", "tcp_v4_syn_recv_sock").flags(ACK).place(there());
+        let finding = ambiguous(waiting()).dropped(1000, drop).found("timeout.accept-queue-full");
+        assert_eq!(finding.confidence, Confidence::Certain, "the kernel said where");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Symptom `timeout`: no answer came in time.
 
+mod conntrack;
 mod dropped;
 mod established;
 mod firewall;
@@ -15,6 +16,14 @@ use crate::probes::{TcpState, protocol};
 use crate::track::{End, Place, What};
 
 pub const ALL: &[Diagnosis] = &[
+    Diagnosis {
+        code: "timeout.conntrack-full",
+        title: "the connection tracking table is full",
+        specificity: 87,
+        needs: &["inet_sock_set_state", "kfree_skb"],
+        page: include_str!("../pages/timeout/conntrack-full.md"),
+        check: conntrack::conntrack_full,
+    },
     Diagnosis {
         code: "timeout.firewall-drop",
         title: "a firewall on this machine drops the SYN",
@@ -249,6 +258,7 @@ mod tests {
     #[test]
     fn every_alternative_is_in_the_catalogue() {
         let source = [
+            include_str!("conntrack.rs"),
             include_str!("established.rs"),
             include_str!("firewall.rs"),
             include_str!("listener.rs"),

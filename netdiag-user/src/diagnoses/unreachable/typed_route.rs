@@ -176,15 +176,25 @@ fn blackhole_in_router(evidence: &Evidence) -> Option<Verdict> {
     if !failure.waited(evidence) || !silent || !failure::lookup_failed(evidence, &[libc::EINVAL], true) {
         return None;
     }
-    let seen = evidence.timeline.iter().find_map(|moment| match &moment.what {
-        What::Dropped { outgoing: true, place, .. }
-        | What::RouteFailed { forwarded: true, errno: libc::EINVAL, place, .. }
+    let dropped = evidence.timeline.iter().find_map(|moment| match &moment.what {
+        What::Dropped { outgoing: true, place, .. } if failure::elsewhere(evidence, place) => Some(place),
+        _ => None,
+    });
+    let looked_up = evidence.timeline.iter().find_map(|moment| match &moment.what {
+        What::RouteFailed { forwarded: true, errno: libc::EINVAL, place, .. }
             if failure::elsewhere(evidence, place) =>
         {
             Some(place)
         }
         _ => None,
     });
+    // A forwarded lookup names addresses only: another pair of hosts in other namespaces may use the same.
+    let confidence = match (dropped, looked_up) {
+        (Some(_), _) => Confidence::Certain,
+        (None, Some(_)) => Confidence::Likely,
+        (None, None) => Confidence::Possible,
+    };
+    let seen = dropped.or(looked_up);
     let peer = failure::peer(evidence);
     let family = words::family_flag(peer);
     let at = Where::new(WhereSide::Local, Stage::Route);
@@ -197,7 +207,8 @@ fn blackhole_in_router(evidence: &Evidence) -> Option<Verdict> {
         None => (at, " in another network namespace of this machine".to_owned(), String::new()),
     };
     let cause = format!("a blackhole route{there} swallows packets to {peer}");
-    let finding = Finding::new(Confidence::Certain, at, failure::headline(evidence, failure), cause)
+    let finding = Finding::new(confidence, at, failure::headline(evidence, failure), cause)
+        .or(if confidence == Confidence::Possible { &["timeout.no-reply"] } else { &[] })
         .explain(format!(
             "The SYN was forwarded{there}, where the best route to {peer} is a blackhole. Such a route drops forwarded \
              packets without an answer, so the program waited in vain."
@@ -244,9 +255,9 @@ mod tests {
                 }
             }
         });
-        let finding = hit(looked_up, "unreachable.blackhole-route", Confidence::Certain);
+        let finding = hit(looked_up, "unreachable.blackhole-route", Confidence::Likely);
         assert_eq!(finding.place.netns_name.as_deref(), Some("router"));
-        assert_eq!(hit(case(), "unreachable.blackhole-route", Confidence::Certain).place.netns, None);
+        assert_eq!(hit(case(), "unreachable.blackhole-route", Confidence::Possible).place.netns, None);
         miss(case().lasted(10), "unreachable.blackhole-route");
     }
 

@@ -16,6 +16,9 @@ const WINDOW: Duration = Duration::from_secs(1);
 /// of a socket looks through the files of every process.
 const MAX_GATHERED: u32 = 50;
 const MAX_SPENT: Duration = Duration::from_millis(250);
+/// The same where a command's own connections are all that is asked for.
+const GENEROUS_GATHERED: u32 = 200;
+const GENEROUS_SPENT: Duration = Duration::from_millis(900);
 
 /// What decides the facts, those of the process and the samples aside.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,11 +71,17 @@ pub struct Gatherer {
     gathered: u32,
     spent: Duration,
     skipped: u64,
+    generous: bool,
 }
 
 impl Gatherer {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// With a larger budget, for one command's connections.
+    pub fn generous() -> Self {
+        Self { generous: true, ..Self::default() }
     }
 
     /// As [`gather`]; what was learnt less than a second ago for the same failure (namespaces, addresses,
@@ -134,7 +143,9 @@ impl Gatherer {
             self.gathered = 0;
             self.spent = Duration::ZERO;
         }
-        self.gathered < MAX_GATHERED && self.spent < MAX_SPENT
+        let (most, longest) =
+            if self.generous { (GENEROUS_GATHERED, GENEROUS_SPENT) } else { (MAX_GATHERED, MAX_SPENT) };
+        self.gathered < most && self.spent < longest
     }
 }
 
