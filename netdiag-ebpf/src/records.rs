@@ -203,7 +203,7 @@ pub struct ConnectionRecord {
     pub timeline: Timeline,
 }
 
-/// First SYN retransmit of a connection: look at its way and its listener now.
+/// A SYN was retransmitted: look at the connection's way and its listener now.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SuspectRecord {

@@ -40,9 +40,13 @@ impl Explained {
 
 /// Samples of a listener, taken while a connection to it was in trouble.
 const MAX_SAMPLED: usize = 1024;
-/// tc leaves a namespace again when no connection was suspect for this long. SYN retransmits are at most 64 s
-/// apart, but whoever waits that long is told by the first of them.
-const WIRE_IDLE_NS: u64 = 15_000_000_000;
+/// Samples of one listener for one connection; the first and the last say the most.
+const SAMPLES: usize = 8;
+/// tc leaves a namespace again when no SYN was sent again for this long. Retransmits are at most 32 s apart,
+/// but for a connection that has been waiting for more than a minute.
+const WIRE_IDLE_NS: u64 = 40_000_000_000;
+/// Records taken at a time: finishing what is due must not wait for the end of a flood.
+const BATCH: usize = 4096;
 /// Samples of lost records, one a second at most.
 const LOST_SAMPLES: usize = 256;
 
@@ -171,7 +175,8 @@ impl Engine {
 
     /// Takes all records that are there, and finishes the connections that are due.
     pub fn poll(&mut self) -> Vec<Explained> {
-        while let Some(mut event) = self.next_event() {
+        for _ in 0..BATCH {
+            let Some(mut event) = self.next_event() else { break };
             match &mut event {
                 Event::Suspect(suspect) => self.suspect(suspect),
                 Event::SocketError(error) => self.find_owner(error),
@@ -231,6 +236,11 @@ impl Engine {
         }
         let sample = queues::sample(suspect.tuple.destination, suspect.netns, suspect.time_ns);
         if sample.is_empty() {
+            return;
+        }
+        if let Some(known) = self.samples.get_mut(&suspect.sock) {
+            known.truncate(SAMPLES);
+            known.extend(sample);
             return;
         }
         if self.sampled.len() >= MAX_SAMPLED
@@ -314,7 +324,12 @@ impl Engine {
         let mut evidence = Evidence { connection, timeline, other_end, facts, coverage };
         add_conntrack(&mut evidence);
         self.name_interfaces(&mut evidence);
-        let diagnosis = if troubled { diagnoses::diagnose(&evidence) } else { None };
+        let mut diagnosis = if troubled { diagnoses::diagnose(&evidence) } else { None };
+        if let Some((_, finding)) = &mut diagnosis
+            && let (Some(inode), None) = (finding.place.netns, &finding.place.netns_name)
+        {
+            finding.place.container = netns::container_of(inode.into());
+        }
         Some(Explained { evidence, diagnosis })
     }
 

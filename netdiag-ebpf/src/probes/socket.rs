@@ -215,7 +215,9 @@ pub fn add_step(sk: *const c_void, entry: &mut SocketEntry, kind: u8, code: u16,
     let now = unsafe { bpf_ktime_get_ns() };
     let key = sk as u64;
     if entry.flags & socket_flag::TIMELINE == 0 {
-        if TIMELINES.insert(key, &EMPTY_TIMELINE, 0).is_err() {
+        #[expect(clippy::needless_borrows_for_generic_args, reason = "by value it would not fit the stack")]
+        let inserted = TIMELINES.insert(key, &EMPTY_TIMELINE, 0);
+        if inserted.is_err() {
             count(Counter::LostTimeline);
             return;
         }
@@ -241,14 +243,13 @@ pub fn add_step(sk: *const c_void, entry: &mut SocketEntry, kind: u8, code: u16,
     timeline.steps[index] = Step { offset_us, kind, _pad: 0, code, detail };
 }
 
-/// First SYN retransmit: user space looks at the way and at the listener while the trouble is there.
+/// A SYN was sent again: user space looks at the way and at the listener while the trouble is there.
 #[inline(always)]
 pub fn suspect(sk: *const c_void, entry: &mut SocketEntry) {
-    if entry.flags & socket_flag::SUSPECT != 0 {
-        return;
+    if entry.flags & socket_flag::SUSPECT == 0 {
+        entry.flags |= socket_flag::SUSPECT;
+        watch_wire(entry, sock::local_port(sk));
     }
-    entry.flags |= socket_flag::SUSPECT;
-    watch_wire(entry, sock::local_port(sk));
     send::<SuspectRecord>(kind::SUSPECT, |record| {
         // SAFETY: reserved memory of the ring buffer.
         let record = unsafe { &mut *record };

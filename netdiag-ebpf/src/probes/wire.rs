@@ -155,9 +155,9 @@ fn note(ctx: &TcContext, way: u8) -> Option<()> {
 #[inline(always)]
 fn interesting(family: u16, address: &[u8; 16], port: u16, local_port: u16) -> Option<()> {
     let mut key = Interest { address: *address, port, family, local_port, _pad: 0 };
-    if INTEREST.get_ptr(&key).is_some() {
+    if INTEREST.get_ptr(key).is_some() {
         return Some(());
     }
     key.local_port = 0;
-    INTEREST.get_ptr(&key).map(|_| ())
+    INTEREST.get_ptr(key).map(|_| ())
 }

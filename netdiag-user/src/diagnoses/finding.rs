@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::enrich::listeners::Listener;
+use crate::enrich::netns::Container;
 use crate::track::{Hook, Place};
 
 /// How sure. The order is that of preference.
@@ -99,6 +100,9 @@ pub struct Where {
     pub netns: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns_name: Option<String>,
+    /// The container that lives in that namespace, where it has no name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container>,
     /// Kernel function.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub symbol: Option<String>,
@@ -106,7 +110,7 @@ pub struct Where {
 
 impl Where {
     pub fn new(side: WhereSide, stage: Stage) -> Self {
-        Self { side, stage, interface: None, netns: None, netns_name: None, symbol: None }
+        Self { side, stage, interface: None, netns: None, netns_name: None, container: None, symbol: None }
     }
 
     pub fn at(mut self, place: &Place) -> Self {

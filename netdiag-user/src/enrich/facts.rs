@@ -52,9 +52,12 @@ pub struct ConntrackFact {
 }
 
 impl ConntrackFact {
-    /// Whether there is no room, or was none a moment ago: of a full table entries expire all the time.
+    /// Whether there is no room, or was none a moment ago. Of a full table entries expire all the time, and the
+    /// kernel's collector clears it to just below 95 % (net/netfilter/nf_conntrack_core.c, `gc_worker`): a
+    /// table that had to drop packets is called full from 90 % on.
     pub fn is_full(&self) -> bool {
-        self.max != 0 && u128::from(self.count) * 100 >= u128::from(self.max) * 99
+        let percent = if self.dropped.is_some_and(|dropped| dropped > 0) { 90 } else { 99 };
+        self.max != 0 && u128::from(self.count) * 100 >= u128::from(self.max) * percent
     }
 }
 

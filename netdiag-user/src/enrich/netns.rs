@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, setns};
 use serde::{Deserialize, Serialize};
 
 use super::error::EnrichError;
-use super::process::pids;
+use super::process::{self, pids};
 
 const NAMED: &str = "/run/netns";
 const OWN: &str = "/proc/thread-self/ns/net";
@@ -164,6 +164,21 @@ pub fn find(inode: u64) -> Option<NetnsHandle> {
     })
 }
 
+/// A container that lives in a namespace: its id, and a process of it to enter the namespace by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    pub id: String,
+    pub pid: u32,
+}
+
+/// The container whose processes are in this namespace; `None` for one without, as that of the host.
+pub fn container_of(inode: u64) -> Option<Container> {
+    pids().filter(|pid| inode_of_process(*pid) == Some(inode)).find_map(|pid| {
+        let id = process::read(pid)?.container?;
+        Some(Container { id, pid })
+    })
+}
+
 /// Lists the network namespaces, each once: the current one, those with a name, those of processes.
 pub fn all() -> Namespaces {
     let current = current_inode().map(|inode| Namespace { inode, source: Source::Current });
@@ -277,5 +292,55 @@ mod tests {
         let handle = NetnsHandle::named(&netns.name).unwrap();
         let result: Result<(), _> = enter(&handle, || panic!("on purpose"));
         assert!(matches!(result, Err(EnrichError::Panicked)));
+    }
+
+    /// A control group that is named as Docker with systemd names that of a container.
+    struct ContainerGroup(std::path::PathBuf);
+
+    impl ContainerGroup {
+        fn new(id: &str) -> Option<Self> {
+            let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+            let mount = mounts.lines().find(|line| line.contains(" cgroup2 "))?.split(' ').nth(1)?;
+            let group = std::path::Path::new(mount).join(format!("docker-{id}.scope"));
+            fs::create_dir(&group).ok()?;
+            Some(Self(group))
+        }
+    }
+
+    impl Drop for ContainerGroup {
+        fn drop(&mut self) {
+            // A member that is just ending may still hold it.
+            for _ in 0..100 {
+                if fs::remove_dir(&self.0).is_ok() {
+                    break;
+                }
+                thread::sleep(std::time::Duration::from_millis(10));
+            }
+        }
+    }
+
+    #[test]
+    fn a_namespace_is_known_by_its_container() {
+        let id = format!("{:064x}", 0xc0_0000_0000 + u64::from(std::process::id()));
+        let Some(group) = ContainerGroup::new(&id) else {
+            println!("SKIP: no cgroup2 that can be written");
+            return;
+        };
+        let netns = TestNetns::new();
+        let inode = netns.handle().inode();
+        assert_eq!(container_of(inode), None);
+        let command = ["netns", "exec", netns.name.as_str(), "sleep", "30"];
+        let mut member = std::process::Command::new("ip").args(command).spawn().unwrap();
+        let pid = member.id();
+        fs::write(group.0.join("cgroup.procs"), pid.to_string()).unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        let mut found = container_of(inode);
+        while found.is_none() && std::time::Instant::now() < deadline {
+            thread::sleep(std::time::Duration::from_millis(10));
+            found = container_of(inode);
+        }
+        member.kill().unwrap();
+        member.wait().unwrap();
+        assert_eq!(found, Some(Container { id, pid }));
     }
 }

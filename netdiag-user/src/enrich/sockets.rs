@@ -8,6 +8,8 @@ use super::error::EnrichError;
 use super::netlink::{self, Attributes, Request, Socket, u8_at, u32_at};
 use super::netns::NetnsHandle;
 use super::tcp_info::TcpInfo;
+/// A UDP socket is `Established` if it is connected, `Close` if not.
+pub use crate::probes::TcpState as State;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const INET_DIAG_INFO: u16 = 2;
@@ -30,49 +32,6 @@ pub enum Protocol {
 pub enum Family {
     Inet,
     Inet6,
-}
-
-/// State of a socket (include/net/tcp_states.h). A UDP socket is `Established` if it is connected, `Close` if
-/// not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum State {
-    Established,
-    SynSent,
-    SynRecv,
-    FinWait1,
-    FinWait2,
-    TimeWait,
-    Close,
-    CloseWait,
-    LastAck,
-    Listen,
-    Closing,
-    NewSynRecv,
-    /// Bound, but neither listening nor connected; reported from Linux 6.8.
-    BoundInactive,
-    Other(u8),
-}
-
-impl State {
-    fn new(number: u8) -> Self {
-        match number {
-            1 => Self::Established,
-            2 => Self::SynSent,
-            3 => Self::SynRecv,
-            4 => Self::FinWait1,
-            5 => Self::FinWait2,
-            6 => Self::TimeWait,
-            7 => Self::Close,
-            8 => Self::CloseWait,
-            9 => Self::LastAck,
-            10 => Self::Listen,
-            11 => Self::Closing,
-            12 => Self::NewSynRecv,
-            13 => Self::BoundInactive,
-            other => Self::Other(other),
-        }
-    }
 }
 
 /// Sets of socket states, as [`tcp`] and [`udp`] take them: bit N is the state with number N.
@@ -228,7 +187,7 @@ fn parse(payload: &[u8], protocol: Protocol) -> Option<SocketInfo> {
     let mut socket = SocketInfo {
         family,
         protocol,
-        state: State::new(message[1]),
+        state: State::from_number(message[1])?,
         local: endpoint(family, &message[4..6], &message[8..24])?,
         peer: endpoint(family, &message[6..8], &message[24..40])?,
         interface: field(40)?,
@@ -458,6 +417,8 @@ mod tests {
         }
         let mut bytes = [0; MESSAGE];
         bytes[0] = libc::AF_INET6 as u8;
+        assert_eq!(parse(&bytes, Protocol::Tcp), None, "there is no state 0");
+        bytes[1] = 1;
         assert!(parse(&bytes, Protocol::Tcp).is_some());
     }
 }

@@ -224,6 +224,13 @@ fn rule_text(firewall: &FirewallPart) -> Option<String> {
 fn notes(report: &Report) -> Vec<String> {
     let coverage = &report.coverage;
     let mut notes = Vec::new();
+    if let (Some(netns), Some(container)) = (report.place.netns, &report.place.container) {
+        let short: String = container.id.chars().take(12).collect();
+        notes.push(format!(
+            "network namespace {netns} is that of container {short}: enter it with nsenter -t {} -n",
+            container.pid
+        ));
+    }
     if coverage.lost_events > 0 {
         let records = if coverage.lost_events == 1 { "record was" } else { "records were" };
         notes.push(format!("{} {records} lost meanwhile: something may be missing", coverage.lost_events));

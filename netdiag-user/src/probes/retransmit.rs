@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use super::packet::{Tuple, tuple};
 use super::{DecodeError, Owner, owner};
 
-/// First SYN retransmit of a connection.
+/// A SYN was sent again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Suspect {
     pub time_ns: u64,

@@ -41,11 +41,13 @@ impl TcpState {
         Self::BoundInactive,
     ];
 
+    /// The state with this number in the kernel; `None` for one that is newer than this table.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number).checked_sub(1)?).copied()
+    }
+
     pub(super) fn decode(value: u8) -> Result<Self, DecodeError> {
-        let index = usize::from(value).checked_sub(1);
-        index
-            .and_then(|index| Self::ALL.get(index).copied())
-            .ok_or(DecodeError::Value { what: "TCP state", value: value.into() })
+        Self::from_number(value).ok_or(DecodeError::Value { what: "TCP state", value: value.into() })
     }
 }
 

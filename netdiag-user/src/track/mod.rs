@@ -3,8 +3,12 @@
 //! [`Tracker`] keeps a bounded window of what was seen and, when a connection ends badly, gathers everything
 //! that belongs to it: its own steps, drops, resets, wire packets, ICMP, route and neighbour failures.
 
+mod belongs;
 mod connection;
 mod hook;
+mod taken;
+#[cfg(test)]
+mod tests;
 mod timeline;
 mod tracker;
 

@@ -2,18 +2,19 @@
 
 use std::cell::OnceCell;
 use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::time::Duration;
 
+use super::belongs::{Belongs, keep_relevant_neighbours};
 use super::connection::{Connection, End, Side};
 use super::hook::hook_of;
+use super::taken::errno_of;
 use super::timeline::{Moment, Place, What};
 use crate::enrich::netns;
 use crate::kernel::reasons::Reasons;
 use crate::kernel::symbols::Symbols;
 use crate::probes::{
     Call, CallFailed, ConnectionEnd, Drop, Event, IcmpSent, NeighbourFailed, ResetSent, RouteFailed,
-    SocketError, StepKind, SynAckAgain, Tuple, Wire, protocol,
+    SocketError, StepKind, SynAckAgain, Tuple, Wire,
 };
 
 /// Bounds of the window.
@@ -375,128 +376,4 @@ fn place(netns: u32, interface: &str) -> Place {
         netns_name: if netns == 0 { None } else { netns::name_of(netns.into()) },
         interface: (!interface.is_empty()).then(|| interface.to_owned()),
     }
-}
-
-/// Which events belong to a connection.
-struct Belongs<'a> {
-    connection: &'a Connection,
-    sock: u64,
-    tuple: Tuple,
-    reversed: Tuple,
-    from_ns: u64,
-}
-
-impl<'a> Belongs<'a> {
-    fn new(connection: &'a Connection, sock: u64) -> Self {
-        let tuple = connection.tuple();
-        // A failed call has no length: what led to it was just before.
-        let slack = Duration::from_millis(if matches!(connection.end, End::State { .. }) { 1 } else { 50 });
-        let from_ns = connection.start_ns.saturating_sub(slack.as_nanos() as u64);
-        Self { connection, sock, tuple, reversed: tuple.reversed(), from_ns }
-    }
-
-    fn is_flow(&self, tuple: &Tuple) -> bool {
-        *tuple == self.tuple || *tuple == self.reversed
-    }
-
-    /// A packet with our addresses and ports that another socket sent: another namespace may use the same.
-    fn is_anothers(&self, drop: &Drop) -> bool {
-        let sent_here = drop.packet.iif == 0 && drop.packet.tuple == self.tuple;
-        sent_here && drop.sock != 0 && self.sock != 0 && drop.sock != self.sock
-    }
-
-    fn has(&self, event: &Event) -> bool {
-        match event {
-            Event::Drop(d) => {
-                d.time_ns >= self.from_ns
-                    && (self.is_flow(&d.packet.tuple) && !self.is_anothers(d)
-                        // Before it had a port. The memory of a closed socket is used again at once.
-                        || d.sock != 0
-                            && d.sock == self.sock
-                            && d.time_ns <= self.connection.end_ns
-                            && d.packet.netns == self.connection.netns
-                            && d.packet.tuple.destination == self.connection.peer)
-            }
-            Event::Wire(w) => {
-                w.time_ns >= self.from_ns && self.is_flow(w.quoted.as_ref().unwrap_or(&w.packet.tuple))
-            }
-            Event::IcmpSent(i) => i.time_ns >= self.from_ns && self.is_flow(&i.packet.tuple),
-            Event::ResetSent(r) => {
-                r.time_ns >= self.from_ns && r.sock != self.sock && self.is_flow(&r.packet.tuple)
-            }
-            Event::RouteFailed(r) => r.time_ns >= self.from_ns && self.has_route(r),
-            Event::SynAckAgain(s) => s.time_ns >= self.from_ns && self.is_flow(&s.tuple),
-            Event::NeighbourFailed(n) => n.time_ns >= self.from_ns,
-            Event::Connection(_)
-            | Event::Suspect(_)
-            | Event::CallFailed(_)
-            | Event::SocketError(_)
-            | Event::Exec(_) => false,
-        }
-    }
-
-    fn has_route(&self, route: &RouteFailed) -> bool {
-        let same_peer = route.tuple.destination.ip() == self.connection.peer.ip();
-        match (&route.owner, &self.connection.owner) {
-            (Some(asker), Some(owner)) => same_peer && asker.tid == owner.tid,
-            (None, _) => same_peer && route.tuple.source.ip() == self.connection.local.ip(),
-            (Some(_), None) => false,
-        }
-    }
-}
-
-/// The error that the kernel ended a connection with, from what led to it (tcp_reset, tcp_v4_err, tcp_v6_err).
-fn errno_of(connection: &Connection, timeline: &[Moment]) -> Option<i32> {
-    timeline.iter().rev().find_map(|moment| match &moment.what {
-        What::ResetReceived if connection.died_connecting() => Some(libc::ECONNREFUSED),
-        What::ResetReceived => Some(libc::ECONNRESET),
-        What::IcmpReceived { packet, .. } => icmp_errno(connection.peer.is_ipv4(), packet.flags, packet.code),
-        What::IcmpSent { icmp_type, icmp_code, outgoing: true, .. } => {
-            icmp_errno(true, *icmp_type, *icmp_code)
-        }
-        What::Dropped { outgoing: true, reason, .. }
-            if connection.protocol == protocol::UDP && reason == "NO_SOCKET" =>
-        {
-            Some(libc::ECONNREFUSED)
-        }
-        _ => None,
-    })
-}
-
-/// What an ICMP error becomes for a connecting socket (net/ipv4/icmp.c icmp_err_convert, net/ipv6/icmp.c
-/// tab_unreach).
-fn icmp_errno(ipv4: bool, icmp_type: u8, icmp_code: u8) -> Option<i32> {
-    match (ipv4, icmp_type, icmp_code) {
-        (true, 3, 0 | 6 | 9 | 11) => Some(libc::ENETUNREACH),
-        (true, 3, 2) => Some(libc::ENOPROTOOPT),
-        (true, 3, 3) => Some(libc::ECONNREFUSED),
-        (true, 3, 5) => Some(libc::EOPNOTSUPP),
-        (true, 3, 7) => Some(libc::EHOSTDOWN),
-        (true, 3, 8) => Some(libc::ENONET),
-        (true, 3 | 11, _) => Some(libc::EHOSTUNREACH),
-        (false, 1, 0) => Some(libc::ENETUNREACH),
-        (false, 1, 1 | 5 | 6) => Some(libc::EACCES),
-        (false, 1, 4) => Some(libc::ECONNREFUSED),
-        (false, 1 | 3, _) => Some(libc::EHOSTUNREACH),
-        _ => None,
-    }
-}
-
-/// A neighbour's failure matters in the connection's own namespace, for the peer itself, and where a packet of
-/// this connection was dropped for it. The diagnosis compares it with the next hop.
-fn keep_relevant_neighbours(connection: &Connection, timeline: &mut Vec<Moment>) {
-    let waiting: Vec<u32> = timeline
-        .iter()
-        .filter_map(|moment| match &moment.what {
-            What::Dropped { reason, place, .. } if reason == "NEIGH_FAILED" => Some(place.netns),
-            _ => None,
-        })
-        .collect();
-    let is_peer = |address: IpAddr| address == connection.peer.ip();
-    timeline.retain(|moment| match &moment.what {
-        What::NeighbourFailed { address, place } => {
-            place.netns == connection.netns || is_peer(*address) || waiting.contains(&place.netns)
-        }
-        _ => true,
-    });
 }

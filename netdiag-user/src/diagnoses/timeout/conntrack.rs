@@ -9,11 +9,11 @@ use super::{Confidence, Evidence, Finding, Stage, Verdict, Where, WhereSide, ent
 use crate::enrich::facts::ConntrackFact;
 use crate::track::Hook;
 
-/// The full table that explains this drop, if one does.
+/// The table of the namespace in which this drop may have been for lack of room.
 ///
 /// Entries are made at two hooks only, before any rule but those of raw tables. `nft_do_chain` reports its own
 /// drops on newer kernels (6.7, recent 6.1); on others, and of iptables-legacy on all, they look like these.
-pub(super) fn full_table<'a>(evidence: &'a Evidence, drop: &Drop) -> Option<&'a ConntrackFact> {
+fn table_at<'a>(evidence: &'a Evidence, drop: &Drop) -> Option<&'a ConntrackFact> {
     let at_hook = matches!(drop.hook, None | Some(Hook::Prerouting | Hook::Output));
     let by_hook_function = drop.symbol.is_some_and(|symbol| symbol.starts_with("nf_hook_slow"));
     if !drop.by_netfilter() || !at_hook || !by_hook_function {
@@ -22,7 +22,17 @@ pub(super) fn full_table<'a>(evidence: &'a Evidence, drop: &Drop) -> Option<&'a 
     let of_place = |fact: &&ConntrackFact| fact.netns == u64::from(drop.place.netns);
     let table = evidence.facts.conntrack.iter().rfind(of_place)?;
     // The kernel counts each packet that it drops for lack of room.
-    (table.is_full() && table.dropped != Some(0)).then_some(table)
+    (table.max != 0 && table.dropped != Some(0)).then_some(table)
+}
+
+/// The full table that explains this drop, if one does.
+pub(super) fn full_table<'a>(evidence: &'a Evidence, drop: &Drop) -> Option<&'a ConntrackFact> {
+    table_at(evidence, drop).filter(|table| table.is_full())
+}
+
+/// Whether a table that has room now may have been full when it happened.
+pub(super) fn may_have_been_full(evidence: &Evidence, drop: &Drop) -> bool {
+    table_at(evidence, drop).is_some()
 }
 
 pub(super) fn conntrack_full(evidence: &Evidence) -> Verdict {
@@ -135,7 +145,10 @@ mod tests {
             let (code, finding) = case(drop, table).diagnosed();
             assert_eq!((code, finding.confidence), ("timeout.firewall-drop", Confidence::Certain));
         };
-        firewall(refused(), table(CLIENT_NETNS, 989, Some(2)));
+        let doubtful = case(refused(), table(CLIENT_NETNS, 700, Some(2)));
+        let (code, finding) = doubtful.diagnosed();
+        assert_eq!((code, finding.confidence), ("timeout.firewall-drop", Confidence::Likely));
+        assert_eq!(case(refused(), table(CLIENT_NETNS, 949, Some(2))).diagnosed().0, CODE);
         firewall(refused(), table(PEER_NETNS, 1001, Some(2)));
         firewall(refused(), table(CLIENT_NETNS, 1001, Some(0)));
         firewall(refused().hook(Hook::Input), table(CLIENT_NETNS, 1001, Some(2)));

@@ -2,7 +2,7 @@
 
 use super::super::FirewallFact;
 use super::super::words::how_it_ended;
-use super::conntrack::full_table;
+use super::conntrack::{full_table, may_have_been_full};
 use super::dropped::{Drop, accepted_answer, ended_it, last_drop};
 use super::{Confidence, Evidence, Finding, Stage, Verdict, Where, WhereSide, enter, where_phrase};
 
@@ -67,7 +67,11 @@ pub(super) fn firewall_drop(evidence: &Evidence) -> Verdict {
     let whole = ended_it(evidence, &drop);
     let (engine, sentence) = engine(&drop);
     let finding = Finding::new(
-        if whole { Confidence::Certain } else { Confidence::Possible },
+        match whole {
+            true if may_have_been_full(evidence, &drop) => Confidence::Likely,
+            true => Confidence::Certain,
+            false => Confidence::Possible,
+        },
         Where::new(WhereSide::Local, Stage::Netfilter).at(drop.place).symbol(drop.symbol),
         how_it_ended(evidence),
         format!("a local firewall drops {}{there}{}", drop.what(), hook_phrase(&drop)),

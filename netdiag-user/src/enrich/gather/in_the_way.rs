@@ -70,17 +70,13 @@ fn conflicts(wanted: IpAddr, held: &SocketInfo) -> bool {
 fn group(sockets: &[SocketInfo]) -> Vec<Holder> {
     let inodes: HashSet<u64> = sockets.iter().map(|socket| socket.inode).collect();
     let owners = owners_of(&inodes);
-    let mut groups: BTreeMap<(Option<u32>, &'static str, IpAddr), Holder> = BTreeMap::new();
+    let mut groups: BTreeMap<(Option<u32>, String, IpAddr), Holder> = BTreeMap::new();
     for socket in sockets {
         let owner = owner(socket, &owners);
         let state = name(socket.state);
-        let group = groups.entry((owner.map(|process| process.pid), state, socket.local.ip()));
-        let holder = group.or_insert_with(|| Holder {
-            process: owner.cloned(),
-            state: state.to_owned(),
-            local: socket.local,
-            count: 0,
-        });
+        let group = groups.entry((owner.map(|process| process.pid), state.clone(), socket.local.ip()));
+        let holder =
+            group.or_insert_with(|| Holder { process: owner.cloned(), state, local: socket.local, count: 0 });
         holder.count += 1;
         if holder.local != socket.local {
             holder.local = SocketAddr::new(socket.local.ip(), 0);
@@ -95,22 +91,13 @@ fn owner<'a>(socket: &SocketInfo, owners: &'a HashMap<u64, Vec<Process>>) -> Opt
     owners.get(&socket.inode)?.first()
 }
 
-fn name(state: State) -> &'static str {
+/// A request that has no socket yet shows as what it will be.
+fn name(state: State) -> String {
     match state {
-        State::Established => "ESTABLISHED",
-        State::SynSent => "SYN_SENT",
-        State::SynRecv | State::NewSynRecv => "SYN_RECV",
-        State::FinWait1 => "FIN_WAIT1",
-        State::FinWait2 => "FIN_WAIT2",
-        State::TimeWait => "TIME_WAIT",
-        State::Close => "CLOSE",
-        State::CloseWait => "CLOSE_WAIT",
-        State::LastAck => "LAST_ACK",
-        State::Listen => "LISTEN",
-        State::Closing => "CLOSING",
-        State::BoundInactive => "BOUND_INACTIVE",
-        State::Other(_) => "UNKNOWN",
+        State::NewSynRecv => State::SynRecv,
+        other => other,
     }
+    .to_string()
 }
 
 #[cfg(test)]
