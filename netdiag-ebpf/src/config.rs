@@ -10,8 +10,6 @@ pub const FLAG_DROP_REASON: u32 = 4;
 pub const FLAG_RESET_REASON: u32 = 8;
 /// `bpf_get_socket_cookie` may be called by tracing programs (5.11).
 pub const FLAG_COOKIE: u32 = 16;
-/// `kfree_skb` has the argument `rx_sk` (6.11).
-pub const FLAG_DROP_RX_SK: u32 = 32;
 
 /// Drop reasons below this number are looked up in `DROP_ACTION`; any other is [`DROP_SEND`].
 pub const DROP_REASONS: usize = 256;

@@ -165,10 +165,7 @@ pub struct TcpSummary {
     pub user_timeout_ms: u32,
     pub retransmits: u8,
     pub probes_out: u8,
-    pub backoff: u8,
-    pub shutdown: u8,
-    pub keepalive_probes: u8,
-    pub _pad: [u8; 3],
+    pub _pad: [u8; 6],
     /// `sk_lingertime` in jiffies; meaningful when the flag SOCK_LINGER is in [`ConnectionRecord::sk_flags`].
     pub lingertime: u64,
 }

@@ -1,7 +1,9 @@
 //! The whole way, wired: records of the kernel to explained connections. `run`, `watch` and the like drive it.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 
 use aya::maps::{MapData, RingBuf};
 use nix::time::{ClockId, clock_gettime};
@@ -13,7 +15,7 @@ use crate::enrich::{conntrack, netns, owners, queues};
 use crate::kernel::KernelError;
 use crate::kernel::counters::Counts;
 use crate::kernel::loader::{Options, Session};
-use crate::probes::{self, Event, Owner, SocketError, Suspect};
+use crate::probes::{self, Call, CallFailed, Event, Owner, SocketError, Suspect};
 use crate::track::{Connection, End, Finished, Limits, Side, Tracker, What};
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, the clock of all records.
@@ -81,23 +83,30 @@ pub struct Engine {
     undecoded: u64,
 }
 
-/// Looking through /proc and the sockets of all namespaces costs milliseconds: so often a second, no more.
+/// Looking through /proc and the sockets of all namespaces costs milliseconds, in which the ring buffer fills:
+/// so much time in a second, no more.
 #[derive(Debug, Default)]
 struct Budget {
     window: u64,
-    used: u32,
+    spent_ns: u64,
 }
 
 impl Budget {
-    const A_SECOND: u32 = 50;
+    const A_SECOND_NS: u64 = 150_000_000;
 
-    fn allow(&mut self, now_ns: u64) -> bool {
-        let window = now_ns / 1_000_000_000;
+    /// The work's result, or `None` if this second's time is used up.
+    fn within<T>(&mut self, work: impl FnOnce() -> T) -> Option<T> {
+        let start = now_ns();
+        let window = start / 1_000_000_000;
         if window != self.window {
-            *self = Self { window, used: 0 };
+            *self = Self { window, spent_ns: 0 };
         }
-        self.used += 1;
-        self.used <= Self::A_SECOND
+        if self.spent_ns >= Self::A_SECOND_NS {
+            return None;
+        }
+        let result = work();
+        self.spent_ns += now_ns().saturating_sub(start);
+        Some(result)
     }
 }
 
@@ -159,6 +168,31 @@ impl Engine {
 
     pub fn counters(&self) -> Result<Counts, KernelError> {
         self.session.counters()
+    }
+
+    /// This process' id as the kernel side sees it: that of the initial pid namespace. Inside a container's
+    /// pid namespace nothing says it, so a bind() that must fail is made, and its record read.
+    pub fn own_pid(&mut self) -> Option<u32> {
+        /// Inode number of the initial pid namespace (include/linux/proc_ns.h, `PROC_PID_INIT_INO`).
+        const INITIAL: u64 = 0xEFFF_FFFC;
+        let namespace = std::fs::metadata("/proc/self/ns/pid").ok()?;
+        if namespace.ino() == INITIAL {
+            return Some(std::process::id());
+        }
+        // RFC 5737: an address that no host has.
+        let nowhere = Ipv4Addr::new(192, 0, 2, 1);
+        let failed = UdpSocket::bind((nowhere, 0)).is_err();
+        while failed && let Some(event) = self.next_event() {
+            match event {
+                Event::CallFailed(CallFailed { tuple, call: Call::Bind, owner: Some(owner), .. })
+                    if tuple.source.ip() == nowhere && owner.comm == "netdiag" =>
+                {
+                    return Some(owner.pid);
+                }
+                other => self.tracker.add(other),
+            }
+        }
+        None
     }
 
     /// Lets tc watch a namespace's interfaces from now on.
@@ -231,13 +265,9 @@ impl Engine {
         if let Some(last) = self.just_in_time.get_mut(&netns) {
             *last = suspect.time_ns;
         }
-        if !suspect.asked && !self.searches.allow(now_ns()) {
-            return;
-        }
-        let sample = queues::sample(suspect.tuple.destination, suspect.netns, suspect.time_ns);
-        if sample.is_empty() {
-            return;
-        }
+        let look = || queues::sample(suspect.tuple.destination, suspect.netns, suspect.time_ns);
+        let sample = if suspect.asked { Some(look()) } else { self.searches.within(look) };
+        let Some(sample) = sample.filter(|sample| !sample.is_empty()) else { return };
         if let Some(known) = self.samples.get_mut(&suspect.sock) {
             known.truncate(SAMPLES);
             known.extend(sample);
@@ -257,9 +287,8 @@ impl Engine {
         if error.owner.is_some() || self.follows {
             return;
         }
-        if self.searches.allow(now_ns()) {
-            error.owner = owners::find(&error.tuple, error.netns).and_then(|found| found.owner);
-        }
+        let found = self.searches.within(|| owners::find(&error.tuple, error.netns, None));
+        error.owner = found.flatten().and_then(|found| found.owner);
     }
 
     /// Takes tc away again where no connection was suspect for a while.
@@ -342,8 +371,14 @@ impl Engine {
         if connection.owner.is_some() {
             return;
         }
-        let found =
-            self.searches.allow(now_ns()).then(|| owners::find(&connection.tuple(), connection.netns));
+        // `run` wants only what its own processes hold, and these it can look at one by one.
+        let among = self.follows.then(|| self.session.followed_in(connection.netns));
+        if among.as_ref().is_some_and(Vec::is_empty) {
+            self.take_closer(connection);
+            return;
+        }
+        let look = || owners::find(&connection.tuple(), connection.netns, among.as_deref());
+        let found = self.searches.within(look);
         let Some(found) = found.flatten() else {
             self.take_closer(connection);
             return;

@@ -122,10 +122,7 @@ pub fn write_summary(sk: *const c_void, to: &mut TcpSummary) {
     to.user_timeout_ms = probe(sk, Field::IcskUserTimeout).unwrap_or(ABSENT);
     to.retransmits = probe(sk, Field::IcskRetransmits).unwrap_or(u8::MAX);
     to.probes_out = probe(sk, Field::IcskProbesOut).unwrap_or(u8::MAX);
-    to.backoff = probe(sk, Field::IcskBackoff).unwrap_or(u8::MAX);
-    to.shutdown = probe(sk, Field::SkShutdown).unwrap_or(u8::MAX);
-    to.keepalive_probes = probe(sk, Field::TcpKeepaliveProbes).unwrap_or(u8::MAX);
-    to._pad = [0; 3];
+    to._pad = [0; 6];
     to.lingertime = probe(sk, Field::SkLingertime).unwrap_or(u64::MAX);
 }
 

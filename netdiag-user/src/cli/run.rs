@@ -5,6 +5,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use netdiag::engine::{Engine, Explained, now_ns};
 use netdiag::enrich::netns;
 use netdiag::kernel::loader::Options;
@@ -35,7 +36,10 @@ pub fn run(args: RunArgs, global: &Global) -> anyhow::Result<ExitCode> {
     if let Some(own) = netns::current_inode() {
         engine.watch_wire(own);
     }
-    let mut child = match start(&mut engine, &signals, &args.command) {
+    let own = engine.own_pid().context(
+        "cannot tell its own process id in the initial pid namespace: run netdiag outside of the container",
+    )?;
+    let mut child = match start(&mut engine, own, &signals, &args.command) {
         Ok(child) => child,
         Err(error) => return Ok(cannot_start(&args.command, &error)),
     };
@@ -57,8 +61,7 @@ pub fn run(args: RunArgs, global: &Global) -> anyhow::Result<ExitCode> {
 
 /// Starts the command. Following netdiag itself for the time of the fork marks the child from its first
 /// instruction on, without a race and without stopping it. It gets the signal mask that netdiag was given.
-fn start(engine: &mut Engine, signals: &Signals, command: &[OsString]) -> std::io::Result<Child> {
-    let own = std::process::id();
+fn start(engine: &mut Engine, own: u32, signals: &Signals, command: &[OsString]) -> std::io::Result<Child> {
     let other = |error: netdiag::kernel::KernelError| std::io::Error::other(error);
     engine.session().follow(own).map_err(other)?;
     let mut wanted = Command::new(&command[0]);

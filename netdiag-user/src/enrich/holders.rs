@@ -15,11 +15,19 @@ pub const MAX_HOLDERS: usize = 64;
 /// A socket without an entry has no holder that this program may see: it is in TIME_WAIT, was closed, is
 /// held only by the kernel, or by a process of another pid namespace. Inode 0 is no socket.
 pub fn owners_of(inodes: &HashSet<u64>) -> HashMap<u64, Vec<Process>> {
+    owners_among(inodes, pids())
+}
+
+/// The same, but only these processes are looked at.
+pub fn owners_among(
+    inodes: &HashSet<u64>,
+    pids: impl IntoIterator<Item = u32>,
+) -> HashMap<u64, Vec<Process>> {
     let mut owners: HashMap<u64, Vec<Process>> = HashMap::new();
     if inodes.iter().all(|inode| *inode == 0) {
         return owners;
     }
-    for pid in pids() {
+    for pid in pids {
         let held = held_by(pid, inodes);
         if held.is_empty() {
             continue;

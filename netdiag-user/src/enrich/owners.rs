@@ -20,7 +20,9 @@ pub struct Found {
 ///
 /// The process is the first that holds the socket; the thread is not known, so `tid` equals `pid`.
 /// `tuple`: source is the local end.
-pub fn find(tuple: &Tuple, inode: u32) -> Option<Found> {
+///
+/// `among`: only these processes are asked; all, if `None`.
+pub fn find(tuple: &Tuple, inode: u32, among: Option<&[u32]>) -> Option<Found> {
     let handle = netns::find(inode.into())?;
     let ports = Some(Ports::local(tuple.source.port()));
     let all = if tuple.protocol == protocol::UDP {
@@ -34,7 +36,11 @@ pub fn find(tuple: &Tuple, inode: u32) -> Option<Found> {
     let listener = all.iter().find(is_listener);
     let unconnected = || all.iter().find(|s| tuple.protocol == protocol::UDP && s.inode != 0);
     let socket = itself.or(listener).or_else(unconnected)?;
-    let owners = holders::owners_of(&HashSet::from([socket.inode]));
+    let wanted = HashSet::from([socket.inode]);
+    let owners = match among {
+        Some(pids) => holders::owners_among(&wanted, pids.iter().copied()),
+        None => holders::owners_of(&wanted),
+    };
     let owner = owners.get(&socket.inode).and_then(|processes| processes.first()).map(owner_of);
     Some(Found { owner, inbound: listener.is_some() })
 }

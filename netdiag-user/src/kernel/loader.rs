@@ -4,8 +4,7 @@ use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{BtfTracePoint, SchedClassifier, TracePoint};
 use aya::{Ebpf, EbpfLoader};
 use netdiag_ebpf::config::{
-    ERRNO_WORDS, FLAG_ALL, FLAG_COOKIE, FLAG_DROP_REASON, FLAG_DROP_RX_SK, FLAG_RESET_REASON,
-    FLAG_TRACK_PROCESSES,
+    ERRNO_WORDS, FLAG_ALL, FLAG_COOKIE, FLAG_DROP_REASON, FLAG_RESET_REASON, FLAG_TRACK_PROCESSES,
 };
 use netdiag_ebpf::counters::COUNTER_COUNT;
 use netdiag_ebpf::records::call::CALLS;
@@ -17,6 +16,7 @@ use super::reasons::Reasons;
 use super::registry::{Attach, PROBES, Probe, Use};
 use super::wire::{Outcome, Wire};
 use super::{KernelError, capabilities, offsets};
+use crate::enrich::netns;
 
 /// The eBPF object, compiled from netdiag-ebpf by build.rs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netdiag-ebpf"));
@@ -157,6 +157,12 @@ impl Session {
         let _ = self.tracked.remove(&tgid);
     }
 
+    /// Followed processes that live in this network namespace now.
+    pub fn followed_in(&self, netns: u32) -> Vec<u32> {
+        let lives_there = |pid: &u32| netns::inode_of_process(*pid) == Some(netns.into());
+        self.tracked.keys().flatten().filter(lives_there).collect()
+    }
+
     pub fn is_followed(&self, tgid: u32) -> bool {
         self.tracked.get(&tgid, 0).is_ok()
     }
@@ -206,10 +212,7 @@ fn take_map(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map, KernelError> 
 }
 
 fn config_bits(btf: &Btf, options: Options) -> u32 {
-    let has_param = |tracepoint: &str, param: &str| {
-        btf.tracepoint_params(tracepoint).is_ok_and(|params| params.iter().any(|p| p.name == param))
-    };
-    let position_of_reason =
+    let has_third_param =
         |tracepoint: &str| btf.tracepoint_params(tracepoint).is_ok_and(|params| params.len() > 2);
     let mut bits = 0;
     let mut set = |bit: u32, on: bool| {
@@ -219,9 +222,8 @@ fn config_bits(btf: &Btf, options: Options) -> u32 {
     };
     set(FLAG_TRACK_PROCESSES, options.follow_processes);
     set(FLAG_ALL, options.all);
-    set(FLAG_DROP_REASON, btf.has_type("skb_drop_reason") && position_of_reason("kfree_skb"));
-    set(FLAG_DROP_RX_SK, has_param("kfree_skb", "rx_sk"));
-    set(FLAG_RESET_REASON, btf.has_type("sk_rst_reason") && position_of_reason("tcp_send_reset"));
+    set(FLAG_DROP_REASON, btf.has_type("skb_drop_reason") && has_third_param("kfree_skb"));
+    set(FLAG_RESET_REASON, btf.has_type("sk_rst_reason") && has_third_param("tcp_send_reset"));
     // The helper came to tracing programs together with task storage (5.11).
     set(FLAG_COOKIE, btf.has_func("bpf_task_storage_get"));
     bits
@@ -239,7 +241,7 @@ fn errno_mask() -> [u64; ERRNO_WORDS] {
 }
 
 fn own_netns() -> u32 {
-    crate::enrich::netns::current_inode().and_then(|inode| u32::try_from(inode).ok()).unwrap_or(0)
+    netns::current_inode().and_then(|inode| u32::try_from(inode).ok()).unwrap_or(0)
 }
 
 fn attach(ebpf: &mut Ebpf, probe: &'static Probe, btf: &aya::Btf) -> ProbeState {
