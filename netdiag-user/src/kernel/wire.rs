@@ -89,11 +89,6 @@ impl Wire {
         }
     }
 
-    /// Whether the programs run in this namespace.
-    pub fn covers(&self, inode: u64) -> bool {
-        self.attached.get(&inode).is_some_and(|attached| !attached.links.is_empty())
-    }
-
     /// Name of an interface by its index, in the preferred namespace first; `None` where several namespaces
     /// have that index and none is preferred.
     pub fn interface(&self, preferred: u64, ifindex: u32) -> Option<(u64, &str)> {
