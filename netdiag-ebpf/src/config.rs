@@ -8,8 +8,6 @@ pub const FLAG_ALL: u32 = 2;
 pub const FLAG_DROP_REASON: u32 = 4;
 /// `tcp_send_reset` has the argument `reason` (6.10).
 pub const FLAG_RESET_REASON: u32 = 8;
-/// `bpf_get_socket_cookie` may be called by tracing programs (5.11).
-pub const FLAG_COOKIE: u32 = 16;
 
 /// Drop reasons below this number are looked up in `DROP_ACTION`; any other is [`DROP_SEND`].
 pub const DROP_REASONS: usize = 256;

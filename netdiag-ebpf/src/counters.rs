@@ -17,6 +17,10 @@ counters! {
     Opened = "connections_opened",
     /// Connections that reached ESTABLISHED.
     Established = "connections_established",
+    /// Connections that the user asked for, whatever their end.
+    Asked = "connections_asked_for",
+    /// Those of them that have been told.
+    AskedDone = "connections_asked_for_done",
     /// Records put into the ring buffer.
     Sent = "records_sent",
     /// Records lost because the ring buffer was full.

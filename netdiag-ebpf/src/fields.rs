@@ -47,6 +47,7 @@ fields! {
     SkV6RcvSaddr = "sock_common.skc_v6_rcv_saddr", 16, optional;
     SkNet = "sock_common.skc_net", 8, required;
     SkFlags = "sock_common.skc_flags", 8, required;
+    SkRtxQueue = "sock.tcp_rtx_queue.rb_node", 8, required;
     SkErr = "sock.sk_err", 4, required;
     SkErrSoft = "sock.sk_err_soft", 4, required;
     SkLockOwned = "sock.sk_lock.owned", 4, required;
@@ -100,6 +101,13 @@ fields! {
     TaskTgid = "task_struct.tgid", 4, required;
     TaskPid = "task_struct.pid", 4, required;
     TaskFlags = "task_struct.flags", 4, required;
+    TaskComm = "task_struct.comm", 16, required;
+    TaskCred = "task_struct.cred", 8, required;
+    CredUid = "cred.uid.val", 4, required;
+    TaskCgroups = "task_struct.cgroups", 8, required;
+    CssSetDflCgrp = "css_set.dfl_cgrp", 8, required;
+    CgroupKn = "cgroup.kn", 8, required;
+    KernfsNodeId = "kernfs_node.id", 8, required;
     TaskFiles = "task_struct.files", 8, optional;
     TaskNsproxy = "task_struct.nsproxy", 8, optional;
     NsproxyNet = "nsproxy.net_ns", 8, optional;

@@ -3,8 +3,10 @@
 #![no_main]
 
 mod kernel;
+mod limits;
 mod maps;
 mod probes;
+mod sockets;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo) -> ! {

@@ -5,12 +5,12 @@ use core::ptr::{addr_of, read_volatile};
 
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use netdiag_ebpf::config::{DROP_REASONS, DROP_SEND, ERRNO_WORDS};
 use netdiag_ebpf::counters::{COUNTER_COUNT, Counter};
 use netdiag_ebpf::fields::{ABSENT, FIELD_COUNT, Field};
 use netdiag_ebpf::records::call::CALLS;
-use netdiag_ebpf::records::{Header, Owner, PacketInfo, SocketEntry, Timeline, Tuple};
+use netdiag_ebpf::records::{Header, Owner, PacketInfo, Timeline, Tuple};
 
 /// Byte offset of each field of `netdiag_ebpf::fields`, written by user space before load.
 #[unsafe(no_mangle)]
@@ -35,10 +35,6 @@ static SOCKET_CALLS: [u32; CALLS] = [u32::MAX; CALLS];
 /// Records for user space.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
-
-/// Open sockets, by address of the socket. Preallocated: an insert never waits for memory.
-#[map]
-pub static SOCKETS: HashMap<u64, SocketEntry> = HashMap::with_max_entries(65536, 0);
 
 /// Timelines of sockets in trouble. LRU: under a storm of trouble the oldest make room.
 #[map]
@@ -66,12 +62,15 @@ pub struct UdpOwner {
 #[map]
 pub static INTEREST: LruHashMap<Interest, u8> = LruHashMap::with_max_entries(4096, 0);
 
+/// Time of the last insert into [`INTEREST`]: spares a flood of drops the look-up.
+#[map]
+static INTEREST_LAST: Array<u64> = Array::with_max_entries(1, 0);
+
+/// How long a connection may want packets after its last insert.
+const INTEREST_NS: u64 = 180_000_000_000;
+
 #[map]
 pub static COUNTERS: PerCpuArray<[u64; COUNTER_COUNT]> = PerCpuArray::with_max_entries(1, 0);
-
-/// Rate limits of drops and the like, one direct-mapped table per CPU.
-#[map]
-pub static LIMITS: PerCpuArray<Bucket> = PerCpuArray::with_max_entries(BUCKETS, 0);
 
 /// Working memory of probe `wire`, which would not fit the 512 bytes of stack; one for each direction.
 #[map]
@@ -82,23 +81,6 @@ pub static WIRE_SCRATCH: PerCpuArray<WireScratch> = PerCpuArray::with_max_entrie
 pub struct WireScratch {
     pub packet: PacketInfo,
     pub quoted: Tuple,
-}
-
-/// Size of [`LIMITS`]; a power of two.
-pub const BUCKETS: u32 = 1024;
-
-/// Records of one flow and cause in one window of [`Bucket`].
-pub const BURST: u32 = 10;
-/// Length of the window, 2^29 ns (about half a second).
-pub const WINDOW_SHIFT: u32 = 29;
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Bucket {
-    pub key: u32,
-    pub window: u32,
-    pub sent: u32,
-    pub suppressed: u32,
 }
 
 #[repr(C)]
@@ -112,6 +94,37 @@ pub struct Interest {
     pub _pad: u16,
 }
 
+/// Packets of this remote end, or of one flow, matter from now on.
+#[inline(always)]
+pub fn take_interest(interest: Interest) {
+    // A failed insert costs wire evidence only, and the LRU map makes room by itself.
+    let _ = INTEREST.insert(interest, 1, 0);
+    if let Some(last) = INTEREST_LAST.get_ptr_mut(0) {
+        // SAFETY: a live map value; any recent time will do.
+        unsafe { *last = bpf_ktime_get_ns() };
+    }
+}
+
+/// Whether any packet matters.
+#[inline(always)]
+pub fn is_any_interest() -> bool {
+    // SAFETY: a live map value.
+    let last = INTEREST_LAST.get_ptr(0).map_or(0, |last| unsafe { *last });
+    // SAFETY: no arguments.
+    last != 0 && unsafe { bpf_ktime_get_ns() }.wrapping_sub(last) < INTEREST_NS
+}
+
+/// Whether packets of this flow, or of this remote end, matter.
+#[inline(always)]
+pub fn is_interesting(family: u16, address: &[u8; 16], port: u16, local_port: u16) -> bool {
+    let mut key = Interest { address: *address, port, family, local_port, _pad: 0 };
+    if INTEREST.get_ptr(key).is_some() {
+        return true;
+    }
+    key.local_port = 0;
+    INTEREST.get_ptr(key).is_some()
+}
+
 /// Offset of a field; [`ABSENT`] where the kernel has none.
 #[inline(always)]
 pub fn offset(field: Field) -> u32 {
@@ -123,6 +136,12 @@ pub fn offset(field: Field) -> u32 {
 pub fn config() -> u32 {
     // SAFETY: as in `offset`.
     unsafe { read_volatile(addr_of!(CONFIG)) }
+}
+
+/// The address of a read-only global, the same in all programs.
+#[inline(always)]
+pub fn origin() -> *const u32 {
+    addr_of!(CONFIG)
 }
 
 #[inline(always)]
@@ -198,26 +217,4 @@ pub fn send<T: 'static>(kind: u16, fill: impl FnOnce(*mut T)) {
     fill(record);
     entry.submit(0);
     count(Counter::Sent);
-}
-
-/// Whether a record of this flow and cause may be sent now; `Some(n)`: yes, and n were suppressed before it.
-#[inline(always)]
-pub fn permit(key: u32, now_ns: u64) -> Option<u32> {
-    let bucket = LIMITS.get_ptr_mut(key & (BUCKETS - 1))?;
-    let window = (now_ns >> WINDOW_SHIFT) as u32;
-    // SAFETY: a per-CPU map value that the lookup returned; at worst an interrupting program bends one count.
-    let bucket = unsafe { &mut *bucket };
-    if bucket.key != key || bucket.window != window {
-        let suppressed = if bucket.key == key { bucket.suppressed } else { 0 };
-        *bucket = Bucket { key, window, sent: 1, suppressed: 0 };
-        return Some(suppressed);
-    }
-    if bucket.sent >= BURST {
-        bucket.suppressed += 1;
-        return None;
-    }
-    bucket.sent += 1;
-    let suppressed = bucket.suppressed;
-    bucket.suppressed = 0;
-    Some(suppressed)
 }

@@ -36,8 +36,8 @@ pub struct Header {
     pub time_ns: u64,
 }
 
-/// The two ends as the socket or packet names them.
-#[repr(C)]
+/// The two ends as the socket or packet names them. Aligned, so that programs compare and copy words.
+#[repr(C, align(8))]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Tuple {
     /// `AF_INET` or `AF_INET6`; 0 where unknown.
@@ -101,13 +101,14 @@ pub struct Step {
 /// Length of a timeline. 24 steps hold a connect with all its SYN retransmits and a death by `tcp_retries2`.
 pub const STEPS: usize = 24;
 
-/// What is kept per open socket: what could not be had later.
+/// What is kept per open socket: what could not be had later. One cache line.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SocketEntry {
     pub start_ns: u64,
     pub owner: Owner,
-    pub tuple: Tuple,
+    /// Sum over the fields above and the socket's address.
+    pub check: u64,
     /// Bits of [`socket_flag`].
     pub flags: u32,
     pub _pad: u32,
@@ -408,7 +409,7 @@ sizes! {
     Tuple = 40;
     Owner = 40;
     Step = 12;
-    SocketEntry = 96;
+    SocketEntry = 64;
     Timeline = 16 + 12 * STEPS;
     TcpSummary = 56;
     PacketInfo = 80;

@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use netdiag_ebpf::fields::Field;
 use netdiag_ebpf::records::{PacketInfo, direction};
 
-use super::{netns_inum, probe, probe_at, probe_pointer, sock};
+use super::{load, netns_inum, probe, probe_at, probe_pointer, sock};
 
 const IPPROTO_ICMP: u16 = 1;
 const IPPROTO_TCP: u16 = 6;
@@ -16,53 +16,73 @@ const ETH_P_IPV6: u16 = 0x86DD;
 /// include/linux/skbuff.h: the low bits of `_skb_refdst` are flags.
 const SKB_DST_PTRMASK: u64 = !7;
 
-/// Start of the network header, if the packet is IP.
-#[inline(always)]
-fn network_header(skb: *const c_void) -> Option<*const c_void> {
-    let protocol = u16::from_be(probe(skb, Field::SkbProtocol)?);
-    // A packet of this host has no protocol yet where it is dropped before __ip_local_out.
-    if protocol != ETH_P_IP && protocol != ETH_P_IPV6 && protocol != 0 {
-        return None;
-    }
-    let head = probe_pointer(skb, Field::SkbHead)?;
-    let offset: u16 = probe(skb, Field::SkbNetworkHeader)?;
-    Some(head.cast::<u8>().wrapping_add(offset as usize).cast())
-}
+/// An IPv6 header without extensions and the part of a transport header that is looked at.
+const HEADERS: usize = 40 + TRANSPORT;
+const TRANSPORT: usize = 16;
+
+/// Aligned, so that addresses are copied as words.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct Headers([u8; HEADERS]);
 
 /// Addresses, ports and flags of the packet in `skb`; `false` if it is no TCP, UDP or ICMP over IP.
+///
+/// One read copies all headers there commonly are: behind the data of a packet's linear part lies at least its
+/// `skb_shared_info`, so a short packet is no fault.
+///
+/// # Safety
+/// `skb` is the non-null `struct sk_buff *` argument of a tp_btf program.
 #[inline(always)]
-pub fn parse(skb: *const c_void, packet: &mut PacketInfo) -> bool {
-    let Some(ip) = network_header(skb) else { return false };
-    let Some(first) = probe_at::<[u8; 20]>(ip, 0) else { return false };
-    let tuple = &mut packet.tuple;
-    let transport = if first[0] >> 4 == 4 {
-        tuple.family = sock::AF_INET;
-        tuple.protocol = first[9] as u16;
-        packet.ttl = first[8];
-        tuple.saddr[..4].copy_from_slice(&first[12..16]);
-        tuple.daddr[..4].copy_from_slice(&first[16..20]);
-        // A later fragment carries no ports.
-        if (first[6] & 0x1f) != 0 || first[7] != 0 {
-            return true;
-        }
-        ((first[0] & 0x0f) * 4) as usize
-    } else if first[0] >> 4 == 6 {
-        tuple.family = sock::AF_INET6;
-        tuple.protocol = first[6] as u16;
-        packet.ttl = first[7];
-        let Some(addresses) = probe_at::<[[u8; 16]; 2]>(ip, 8) else { return false };
-        tuple.saddr = addresses[0];
-        tuple.daddr = addresses[1];
-        40
-    } else {
-        return false;
+pub unsafe fn parse(skb: *const c_void, packet: &mut PacketInfo) -> bool {
+    // SAFETY: the caller's contract.
+    let (protocol, head, offset) = unsafe {
+        (
+            u16::from_be(load(skb, Field::SkbProtocol)),
+            load::<u64>(skb, Field::SkbHead),
+            load::<u16>(skb, Field::SkbNetworkHeader),
+        )
     };
-    parse_transport(ip, transport, packet)
+    // A packet of this host has no protocol yet where it is dropped before __ip_local_out.
+    if protocol != ETH_P_IP && protocol != ETH_P_IPV6 && protocol != 0 {
+        return false;
+    }
+    let ip = (head + offset as u64) as *const c_void;
+    let Some(Headers(bytes)) = probe_at(ip, 0) else { return false };
+    let tuple = &mut packet.tuple;
+    match bytes[0] {
+        0x45..=0x4f => {
+            tuple.family = sock::AF_INET;
+            tuple.protocol = bytes[9] as u16;
+            packet.ttl = bytes[8];
+            tuple.saddr[..4].copy_from_slice(&bytes[12..16]);
+            tuple.daddr[..4].copy_from_slice(&bytes[16..20]);
+            // A later fragment carries no ports.
+            if (bytes[6] & 0x1f) != 0 || bytes[7] != 0 {
+                return true;
+            }
+            if bytes[0] == 0x45 {
+                let (_, transport) = bytes.split_at(20);
+                return parse_transport(transport, packet);
+            }
+            let length = ((bytes[0] & 0x0f) * 4) as usize;
+            let Some(transport) = probe_at::<[u8; TRANSPORT]>(ip, length) else { return false };
+            parse_transport(&transport, packet)
+        }
+        0x60..=0x6f => {
+            tuple.family = sock::AF_INET6;
+            tuple.protocol = bytes[6] as u16;
+            packet.ttl = bytes[7];
+            tuple.saddr.copy_from_slice(&bytes[8..24]);
+            tuple.daddr.copy_from_slice(&bytes[24..40]);
+            let (_, transport) = bytes.split_at(40);
+            parse_transport(transport, packet)
+        }
+        _ => false,
+    }
 }
 
 #[inline(always)]
-fn parse_transport(ip: *const c_void, offset: usize, packet: &mut PacketInfo) -> bool {
-    let Some(bytes) = probe_at::<[u8; 16]>(ip, offset) else { return false };
+fn parse_transport(bytes: &[u8], packet: &mut PacketInfo) -> bool {
     match packet.tuple.protocol {
         IPPROTO_TCP => {
             packet.seq = u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
@@ -118,24 +138,29 @@ fn device(dev: *const c_void, packet: &mut PacketInfo) -> bool {
     true
 }
 
-/// The socket that a packet belongs to, as a plain address.
+/// The socket that a packet belongs to; it may be a request or a TIME_WAIT socket.
+///
+/// # Safety
+/// As [`parse`].
 #[inline(always)]
-pub fn socket(skb: *const c_void) -> Option<*const c_void> {
-    probe_pointer(skb, Field::SkbSk)
+pub unsafe fn socket(skb: *const c_void) -> Option<*const c_void> {
+    // SAFETY: the caller's contract.
+    let sk: *const c_void = unsafe { load(skb, Field::SkbSk) };
+    (!sk.is_null()).then_some(sk)
 }
 
-/// Which record a packet's limit counts for: its flow without the source port, and the cause.
+/// Which records count together: those of a flow without the source port, and of a cause.
 #[inline(always)]
 pub fn flow_key(packet: &PacketInfo, cause: u32) -> u32 {
-    let mut hash = cause ^ (packet.tuple.dport as u32) << 16 ^ packet.tuple.protocol as u32;
-    let words = [&packet.tuple.saddr, &packet.tuple.daddr];
-    for address in words {
-        let mut i = 0;
-        while i < 16 {
-            let word = u32::from_ne_bytes([address[i], address[i + 1], address[i + 2], address[i + 3]]);
-            hash = (hash ^ word).wrapping_mul(0x9E37_79B1).rotate_left(13);
-            i += 4;
-        }
+    const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
+    let tuple = &packet.tuple;
+    let mut hash = (cause as u64) << 32 | (tuple.dport as u64) << 16 | tuple.protocol as u64;
+    let addresses = (&raw const tuple.saddr).cast::<u64>();
+    let mut word = 0;
+    while word < 4 {
+        // SAFETY: source and destination address are 32 bytes, one behind the other, aligned to 8 (`records`).
+        hash = (hash ^ unsafe { addresses.add(word).read() }).wrapping_mul(SPREAD).rotate_left(29);
+        word += 1;
     }
-    hash | 1
+    (hash >> 32) as u32
 }

@@ -3,12 +3,11 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_probe_read_kernel};
-use netdiag_ebpf::config::FLAG_COOKIE;
 use netdiag_ebpf::fields::{ABSENT, Field};
 use netdiag_ebpf::records::{TcpSummary, Tuple};
 
 use super::{load, netns_inum, probe, probe_pointer};
-use crate::maps::{config, offset};
+use crate::maps::{offset, origin};
 
 pub const AF_INET: u16 = 2;
 pub const AF_INET6: u16 = 10;
@@ -65,48 +64,31 @@ pub fn local_port(sk: *const c_void) -> u16 {
     }
 }
 
-/// Both ends by plain loads, for the two hot transitions.
-///
-/// # Safety
-/// `sk` is the non-null `struct sock *` argument of a tp_btf program.
-#[inline(always)]
-pub unsafe fn tuple_hot(sk: *const c_void, protocol: u16) -> Tuple {
-    let mut tuple = Tuple { protocol, ..Tuple::default() };
-    // SAFETY: the caller's contract; all fields are required ones of sock_common.
-    unsafe {
-        tuple.family = load(sk, Field::SkFamily);
-        tuple.sport = load(sk, Field::SkNum);
-        tuple.dport = u16::from_be(load(sk, Field::SkDport));
-        if tuple.family == AF_INET {
-            let saddr: u32 = load(sk, Field::SkRcvSaddr);
-            let daddr: u32 = load(sk, Field::SkDaddr);
-            tuple.saddr.as_mut_ptr().cast::<u32>().write_unaligned(saddr);
-            tuple.daddr.as_mut_ptr().cast::<u32>().write_unaligned(daddr);
-            return tuple;
-        }
-    }
-    read_address(sk, Field::SkV6RcvSaddr, &mut tuple.saddr, 16);
-    read_address(sk, Field::SkV6Daddr, &mut tuple.daddr, 16);
-    tuple
-}
-
 /// Network namespace, by probe reads.
 #[inline(always)]
 pub fn netns(sk: *const c_void) -> u32 {
     probe_pointer(sk, Field::SkNet).map_or(0, netns_inum)
 }
 
-/// The cookie that sock_diag shows too; 0 where the kernel does not give it to tracing programs.
+/// The cookie that sock_diag shows too, made now if the socket has none (tracing programs may from 5.12 on). It
+/// is never used again, and a TIME_WAIT socket inherits it.
 ///
 /// # Safety
 /// `sk` is the non-null `struct sock *` argument of a tp_btf program.
 #[inline(always)]
-pub unsafe fn cookie(sk: *const c_void) -> u64 {
-    if config() & FLAG_COOKIE == 0 {
-        return 0;
-    }
+pub unsafe fn make_cookie(sk: *const c_void) -> u64 {
     // SAFETY: the caller's contract.
     unsafe { bpf_get_socket_cookie(sk.cast_mut()) }
+}
+
+/// A number for the socket, unique while it lives: its distance from [`origin`]. The verifier allows no arithmetic
+/// on a pointer that it knows the type of, but the difference of two is a number.
+///
+/// # Safety
+/// As [`make_cookie`].
+#[inline(always)]
+pub unsafe fn id(sk: *const c_void) -> u64 {
+    (sk as u64).wrapping_sub(origin() as u64)
 }
 
 /// What `tcp_sock` knows now.

@@ -2,31 +2,72 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::bpf_get_current_task_btf;
-use aya_ebpf::helpers::{
-    bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
-};
+use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_get_current_task_btf};
+use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use netdiag_ebpf::fields::Field;
 use netdiag_ebpf::records::Owner;
 
-use super::{netns_inum, probe, probe_at, probe_pointer};
+use super::{load, netns_inum, probe, probe_at, probe_pointer};
+use crate::maps::offset;
 
 /// include/linux/sched.h: the task is in do_exit().
 const PF_EXITING: u32 = 4;
 
+/// Writes who runs now, in place and by plain loads: every connect() pays for it, and each helper's return costs
+/// some ten nanoseconds where returns are guarded against speculation.
+#[inline(always)]
+pub fn write_owner(netns: u32, to: &mut Owner) {
+    let task = current();
+    // SAFETY: BTF-typed pointers of the running task, which are never null while it runs.
+    unsafe {
+        to.tgid = load(task, Field::TaskTgid);
+        to.tid = load(task, Field::TaskPid);
+        // As two words: compilers load bytes one by one.
+        let comm = task.cast::<u8>().add(offset(Field::TaskComm) as usize).cast::<u64>();
+        let to_comm = (&raw mut to.comm).cast::<u64>();
+        to_comm.write(comm.read_volatile());
+        to_comm.add(1).write(comm.add(1).read_volatile());
+        to.netns = netns;
+        to.uid = match pointer(task, Field::TaskCred) {
+            Some(cred) => load(cred, Field::CredUid),
+            None => 0,
+        };
+        to.cgroup = cgroup(task);
+    }
+}
+
+/// Id of the task's cgroup in the unified hierarchy, as bpf_get_current_cgroup_id gives it; 0 where unknown.
+///
+/// # Safety
+/// `task` is the current task, with its BTF type.
+#[inline(always)]
+unsafe fn cgroup(task: *const c_void) -> u64 {
+    // SAFETY: each step is BTF-typed and checked.
+    unsafe {
+        let Some(set) = pointer(task, Field::TaskCgroups) else { return 0 };
+        let Some(cgroup) = pointer(set, Field::CssSetDflCgrp) else { return 0 };
+        let Some(node) = pointer(cgroup, Field::CgroupKn) else { return 0 };
+        load(node, Field::KernfsNodeId)
+    }
+}
+
+/// Loads a pointer that the verifier may take for null.
+///
+/// # Safety
+/// As [`load`].
+#[inline(always)]
+unsafe fn pointer(base: *const c_void, field: Field) -> Option<*const c_void> {
+    // SAFETY: the caller's contract.
+    let pointer: *const c_void = unsafe { load(base, field) };
+    (!pointer.is_null()).then_some(pointer)
+}
+
 /// Who runs now.
 #[inline(always)]
 pub fn owner(netns: u32) -> Owner {
-    let id = bpf_get_current_pid_tgid();
-    Owner {
-        tgid: (id >> 32) as u32,
-        tid: id as u32,
-        uid: bpf_get_current_uid_gid() as u32,
-        netns,
-        // SAFETY: no arguments.
-        cgroup: unsafe { bpf_get_current_cgroup_id() },
-        comm: bpf_get_current_comm().unwrap_or_default(),
-    }
+    let mut owner = Owner::default();
+    write_owner(netns, &mut owner);
+    owner
 }
 
 #[inline(always)]

@@ -11,17 +11,19 @@
 use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::bpf_get_stack;
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use netdiag_ebpf::config::{DROP_IGNORE, DROP_SEND_STACK, FLAG_DROP_REASON};
 use netdiag_ebpf::counters::Counter;
+use netdiag_ebpf::fields::Field;
 use netdiag_ebpf::records::{DropRecord, PacketInfo, STACK_DEPTH, kind, step};
 
 use super::socket::add_step;
-use crate::kernel::skb;
-use crate::maps::{SOCKETS, config, count, drop_action, permit, send};
+use crate::kernel::{load, skb, sock};
+use crate::limits::{permit, permit_stranger};
+use crate::maps::{config, count, drop_action, is_any_interest, is_interesting, send};
+use crate::sockets;
 
 #[btf_tracepoint(function = "kfree_skb")]
 pub fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
@@ -34,20 +36,24 @@ pub fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
     let packet_skb: *const c_void = ctx.arg(0);
     let location: u64 = ctx.arg(1);
     let mut packet = PacketInfo::default();
-    if !skb::parse(packet_skb, &mut packet) {
+    // SAFETY: the tp_btf argument, which is never null in this tracepoint.
+    let (parsed, sk) = unsafe { (skb::parse(packet_skb, &mut packet), skb::socket(packet_skb)) };
+    if !parsed {
         count(Counter::Unparsed);
         return 0;
     }
-    let sk = skb::socket(packet_skb);
-    if let Some(sk) = sk
-        && let Some(entry) = SOCKETS.get_ptr_mut(sk as u64)
-    {
-        // SAFETY: a live map value.
-        add_step(sk, unsafe { &mut *entry }, step::DROP, 0, reason);
-    }
-    // SAFETY: no arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
-    let Some(suppressed) = permit(skb::flow_key(&packet, reason), now) else {
+    let key = skb::flow_key(&packet, reason);
+    // SAFETY: as above; a BTF-typed pointer.
+    let own = sk.and_then(|sk| unsafe { sockets::get(sock::id(sk)) }.map(|entry| (sk, entry)));
+    let permitted = match own {
+        Some((sk, entry)) => {
+            add_step(sk, entry, step::DROP, 0, reason);
+            permit(key ^ entry.start_ns as u32)
+        }
+        // SAFETY: as above.
+        None => permit_stranger(key).or_else(|| unsafe { permit_awaited(packet_skb, &packet, key) }),
+    };
+    let Some(suppressed) = permitted else {
         count(Counter::DropLimited);
         return 0;
     };
@@ -72,4 +78,19 @@ pub fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
         }
     });
     0
+}
+
+/// In a flood: packets that a connection in trouble waits for are told all the same.
+///
+/// # Safety
+/// `skb` is the non-null argument of a tp_btf program.
+#[inline(always)]
+unsafe fn permit_awaited(skb: *const c_void, packet: &PacketInfo, key: u32) -> Option<u32> {
+    // SAFETY: the caller's contract.
+    let came_in = unsafe { load::<u32>(skb, Field::SkbIif) } != 0;
+    let tuple = &packet.tuple;
+    if came_in && is_any_interest() && is_interesting(tuple.family, &tuple.saddr, tuple.sport, tuple.dport) {
+        return permit(!key);
+    }
+    None
 }

@@ -7,7 +7,6 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use netdiag_ebpf::counters::Counter;
@@ -17,7 +16,8 @@ use netdiag_ebpf::records::{ErrorRecord, Owner, kind, socket_flag, step};
 use super::socket::{add_step, entry_of};
 use crate::kernel::load;
 use crate::kernel::sock::{self, state};
-use crate::maps::{UDP_OWNERS, count, permit, send};
+use crate::limits::permit;
+use crate::maps::{UDP_OWNERS, count, send};
 
 const IPPROTO_TCP: u16 = 6;
 const IPPROTO_UDP: u16 = 17;
@@ -37,7 +37,8 @@ pub fn inet_sk_error_report(ctx: BtfTracePointContext) -> i32 {
     let none = err == 0 && soft == 0;
     match protocol {
         IPPROTO_TCP if !none && sk_state != state::CLOSE => {
-            if let Some(entry) = entry_of(sk) {
+            // SAFETY: `sk` is the tp_btf argument.
+            if let Some(entry) = unsafe { entry_of(sk) } {
                 add_step(sk, entry, step::ERROR, err as u16, soft);
             }
         }
@@ -61,9 +62,7 @@ fn send_error(sk: *const c_void, err: u32, soft: u32) {
     if err == 0 && soft == 0 && known.is_none() {
         return;
     }
-    // SAFETY: no arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
-    if permit((tuple.sport as u32) << 16 ^ tuple.dport as u32 ^ err << 8, now).is_none() {
+    if permit((tuple.sport as u32) << 16 ^ tuple.dport as u32 ^ err << 8).is_none() {
         count(Counter::OtherLimited);
         return;
     }

@@ -5,14 +5,13 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
-use netdiag_ebpf::counters::Counter;
 use netdiag_ebpf::records::{IcmpRecord, PacketInfo, kind};
 
+use super::packet::answered;
 use crate::kernel::skb;
-use crate::maps::{count, permit, send};
+use crate::maps::send;
 
 const ICMP_REDIRECT: u32 = 5;
 
@@ -25,17 +24,14 @@ pub fn icmp_send(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let mut packet = PacketInfo::default();
-    if !skb::parse(packet_skb, &mut packet) {
-        count(Counter::Unparsed);
+    // SAFETY: the tp_btf argument, which is never null in this tracepoint.
+    let answered = unsafe {
+        let sk = skb::socket(packet_skb);
+        answered(packet_skb, sk, icmp_type << 8 | icmp_code, &mut packet)
+    };
+    if !answered {
         return 0;
     }
-    // SAFETY: no arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
-    if permit(skb::flow_key(&packet, icmp_type << 8 | icmp_code), now).is_none() {
-        count(Counter::OtherLimited);
-        return 0;
-    }
-    skb::place(packet_skb, skb::socket(packet_skb), &mut packet);
     send::<IcmpRecord>(kind::ICMP_SENT, |record| {
         // SAFETY: reserved memory of the ring buffer.
         let record = unsafe { &mut *record };

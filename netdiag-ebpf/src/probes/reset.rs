@@ -7,22 +7,23 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use netdiag_ebpf::config::FLAG_RESET_REASON;
-use netdiag_ebpf::counters::Counter;
 use netdiag_ebpf::fields::Field;
 use netdiag_ebpf::records::{PacketInfo, ResetRecord, kind, step};
 
+use super::packet::answered;
 use super::socket::{add_step, entry_of};
-use crate::kernel::{probe, skb};
-use crate::maps::{SOCKETS, config, count, permit, send};
+use crate::kernel::{probe, sock};
+use crate::maps::{config, send};
+use crate::sockets;
 
 #[btf_tracepoint(function = "tcp_receive_reset")]
 pub fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
     let sk: *const c_void = ctx.arg(0);
-    if let Some(entry) = entry_of(sk) {
+    // SAFETY: `sk` is the tp_btf argument.
+    if let Some(entry) = unsafe { entry_of(sk) } {
         add_step(sk, entry, step::RESET_RECEIVED, 0, 0);
     }
     0
@@ -36,25 +37,18 @@ pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
     if sk.is_null() {
         return 0;
     }
-    if let Some(entry) = SOCKETS.get_ptr_mut(sk as u64) {
-        // SAFETY: a live map value.
-        add_step(sk, unsafe { &mut *entry }, step::RESET_SENT, reason as u16, 0);
+    // SAFETY: `sk` is the tp_btf argument, not null.
+    if let Some(entry) = sockets::get(unsafe { sock::id(sk) }) {
+        add_step(sk, entry, step::RESET_SENT, reason as u16, 0);
     }
     if packet_skb.is_null() {
         return 0;
     }
     let mut packet = PacketInfo::default();
-    if !skb::parse(packet_skb, &mut packet) {
-        count(Counter::Unparsed);
+    // SAFETY: the tp_btf argument, not null.
+    if !unsafe { answered(packet_skb, Some(sk), 0x5e7_0000 ^ reason, &mut packet) } {
         return 0;
     }
-    // SAFETY: no arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
-    if permit(skb::flow_key(&packet, 0x5e7_0000 ^ reason), now).is_none() {
-        count(Counter::OtherLimited);
-        return 0;
-    }
-    skb::place(packet_skb, Some(sk), &mut packet);
     send::<ResetRecord>(kind::RESET_SENT, |record| {
         // SAFETY: reserved memory of the ring buffer.
         let record = unsafe { &mut *record };

@@ -11,7 +11,6 @@
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::{bpf_probe_read_user, bpf_task_pt_regs};
 use aya_ebpf::macros::{btf_tracepoint, tracepoint};
 use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
@@ -21,7 +20,8 @@ use netdiag_ebpf::fields::Field;
 use netdiag_ebpf::records::{ResultRecord, Tuple, call, kind, socket_flag};
 
 use crate::kernel::{probe, sock, task};
-use crate::maps::{TRACKED, UDP_OWNERS, UdpOwner, config, count, errno_wanted, permit, send, socket_call};
+use crate::limits::permit;
+use crate::maps::{TRACKED, UDP_OWNERS, UdpOwner, config, count, errno_wanted, send, socket_call};
 
 /// `ret` in the record of a sys_exit tracepoint: after the common fields and the call's number.
 const RET_OFFSET: usize = 16;
@@ -125,10 +125,8 @@ fn failed(which: u32, errno: u32) -> Option<()> {
     if address != 0 {
         read_sockaddr(address, which == call::BIND, &mut tuple);
     }
-    // SAFETY: no arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
     let owner = task::owner(sock::netns(sk));
-    if permit(owner.tgid ^ errno << 20 ^ (tuple.dport as u32) << 8 ^ which, now).is_none() {
+    if permit(owner.tgid ^ errno << 20 ^ (tuple.dport as u32) << 8 ^ which).is_none() {
         count(Counter::OtherLimited);
         return None;
     }

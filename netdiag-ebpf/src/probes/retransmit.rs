@@ -7,7 +7,6 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use netdiag_ebpf::counters::Counter;
@@ -17,7 +16,8 @@ use netdiag_ebpf::records::{SynAckRecord, kind, step};
 use super::socket::{add_step, entry_of, suspect};
 use crate::kernel::sock::{self, state};
 use crate::kernel::{load, probe};
-use crate::maps::{count, permit, send};
+use crate::limits::permit;
+use crate::maps::{count, send};
 
 const IPPROTO_TCP: u16 = 6;
 
@@ -27,7 +27,8 @@ pub fn tcp_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: `sk` is the tp_btf argument, never null in this tracepoint.
     let sk_state = unsafe { load::<u8>(sk, Field::SkState) };
     let retransmits = probe::<u8>(sk, Field::IcskRetransmits).unwrap_or(u8::MAX);
-    if let Some(entry) = entry_of(sk) {
+    // SAFETY: `sk` is the tp_btf argument.
+    if let Some(entry) = unsafe { entry_of(sk) } {
         add_step(sk, entry, step::RETRANSMIT, sk_state as u16, retransmits as u32);
         if sk_state == state::SYN_SENT {
             suspect(sk, entry);
@@ -41,9 +42,7 @@ pub fn tcp_retransmit_synack(ctx: BtfTracePointContext) -> i32 {
     // struct request_sock begins with a sock_common, as struct sock does.
     let request: *const c_void = ctx.arg(1);
     let tuple = sock::tuple(request, IPPROTO_TCP);
-    // SAFETY: no arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
-    if permit(tuple.sport as u32 ^ 0x5ac0_0000, now).is_none() {
+    if permit(tuple.sport as u32 ^ 0x5ac0_0000).is_none() {
         count(Counter::OtherLimited);
         return 0;
     }

@@ -7,7 +7,6 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use netdiag_ebpf::counters::Counter;
@@ -15,7 +14,8 @@ use netdiag_ebpf::fields::{ABSENT, Field};
 use netdiag_ebpf::records::{Owner, RouteRecord, Tuple, kind};
 
 use crate::kernel::{netns_inum, probe, probe_at, sock, task};
-use crate::maps::{count, offset, permit, send};
+use crate::limits::permit;
+use crate::maps::{count, offset, send};
 
 const EAGAIN: u32 = 11;
 const EINVAL: u32 = 22;
@@ -114,10 +114,8 @@ fn send_route(
         tuple.dport = u16::from_be(dport);
         tuple.sport = u16::from_be(sport);
     }
-    // SAFETY: no arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
     let key = u32::from_ne_bytes([tuple.daddr[0], tuple.daddr[1], tuple.daddr[2], tuple.daddr[3]]);
-    if permit(key ^ errno << 24 ^ table, now).is_none() {
+    if permit(key ^ errno << 24 ^ table).is_none() {
         count(Counter::OtherLimited);
         return;
     }

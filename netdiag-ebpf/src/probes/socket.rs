@@ -5,8 +5,8 @@
 //! made at SYN_SENT and removed at CLOSE, the middle is left to `tcp_sock`. Server sides get an entry only at
 //! the first sign of trouble.
 //!
-//! Traps: CLOSE->SYN_SENT has no local port yet; the port is cleared before the last transition of a failed
-//! connect, so the original tuple is kept. `current` is the owner at SYN_SENT, and at CLOSE only when the
+//! Traps: CLOSE->SYN_SENT has no local port yet; `skc_num` is cleared before the last transition of a failed
+//! connect, `inet_sport` and the addresses only after it (tcp_disconnect, tcp_v4_connect). `current` is the owner at SYN_SENT, and at CLOSE only when the
 //! socket is locked by a process (`sk_lock.owned`) and has no error. A softirq that closes it sets `sk_err`
 //! first, but the application may take that on another CPU before the transition.
 
@@ -25,7 +25,8 @@ use netdiag_ebpf::records::{
 
 use crate::kernel::sock::{self, state};
 use crate::kernel::{load, probe, probe_pointer, task};
-use crate::maps::{INTEREST, Interest, SOCKETS, TIMELINES, TRACKED, config, count, send};
+use crate::maps::{INTEREST, Interest, TIMELINES, TRACKED, config, count, send, take_interest};
+use crate::sockets;
 
 const IPPROTO_TCP: u16 = 6;
 
@@ -50,7 +51,7 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
             passed(sk, old, new);
         }
         (state::ESTABLISHED, state::FIN_WAIT1) => {
-            if probe::<u8>(sk, Field::IcskRetransmits).is_some_and(|n| n > 0 && n != u8::MAX) {
+            if has_unacked(sk) && retransmits(sk) > 0 {
                 abandoned(sk, old, new);
             } else {
                 passed(sk, old, new);
@@ -65,46 +66,54 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn opened(sk: *const c_void) {
     count(Counter::Opened);
-    // SAFETY: `sk` is the tp_btf argument, never null in this tracepoint.
-    let (protocol, net) =
-        unsafe { (load::<u16>(sk, Field::SkProtocol), load::<*const c_void>(sk, Field::SkNet)) };
+    // SAFETY: `sk` is the tp_btf argument, never null in this tracepoint; `net` is a BTF-typed pointer that a
+    // live socket always has.
+    let (protocol, netns) = unsafe {
+        let net = load::<*const c_void>(sk, Field::SkNet);
+        (load::<u16>(sk, Field::SkProtocol), load::<u32>(net, Field::NetInum))
+    };
     if protocol != IPPROTO_TCP {
         return;
     }
-    // SAFETY: `net` is a BTF-typed pointer that a live socket always has.
-    let netns = unsafe { load::<u32>(net, Field::NetInum) };
-    let mut flags = socket_flag::FROM_START | socket_flag::OUTBOUND;
-    let owner = task::owner(netns);
-    if config() & FLAG_ALL != 0
-        || config() & FLAG_TRACK_PROCESSES != 0 && TRACKED.get_ptr(owner.tgid).is_some()
-    {
-        flags |= socket_flag::ASKED;
-    }
-    // SAFETY: no arguments.
-    let start_ns = unsafe { bpf_ktime_get_ns() };
     // SAFETY: as above.
-    let tuple = unsafe { sock::tuple_hot(sk, protocol) };
-    let entry = SocketEntry { start_ns, owner, tuple, flags, _pad: 0 };
-    if SOCKETS.insert(sk as u64, entry, 0).is_err() {
-        count(Counter::LostSocket);
-        return;
-    }
-    if flags & socket_flag::ASKED != 0 {
-        watch_wire(&entry, 0);
+    let id = unsafe { sock::id(sk) };
+    let Some(entry) = sockets::get(id).or_else(|| sockets::claim(id)) else { return };
+    told(entry);
+    // SAFETY: no arguments.
+    entry.start_ns = unsafe { bpf_ktime_get_ns() };
+    task::write_owner(netns, &mut entry.owner);
+    entry.flags = socket_flag::FROM_START | socket_flag::OUTBOUND;
+    sockets::seal(id, entry);
+    if config() & FLAG_ALL != 0
+        || config() & FLAG_TRACK_PROCESSES != 0 && TRACKED.get_ptr(entry.owner.tgid).is_some()
+    {
+        ask(entry);
+        watch_wire(sk, 0);
         passed(sk, state::CLOSE, state::SYN_SENT);
     }
 }
 
-/// Tells the tc programs that packets of this remote end matter: all of them, or one flow.
+/// Whether data or a FIN waits for its acknowledgement. A plain load: it spares most closes the read that follows.
 #[inline(always)]
-fn watch_wire(entry: &SocketEntry, local_port: u16) {
-    // A failed insert costs wire evidence only, and the LRU map makes room by itself.
-    let _ = INTEREST.insert(interest(entry, local_port), 1, 0);
+fn has_unacked(sk: *const c_void) -> bool {
+    // SAFETY: `sk` is the tp_btf argument.
+    unsafe { load::<u64>(sk, Field::SkRtxQueue) != 0 }
 }
 
 #[inline(always)]
-fn interest(entry: &SocketEntry, local_port: u16) -> Interest {
-    let tuple = &entry.tuple;
+fn retransmits(sk: *const c_void) -> u8 {
+    probe(sk, Field::IcskRetransmits).unwrap_or(0)
+}
+
+/// Tells the tc programs that packets of this remote end matter: all of them, or one flow.
+#[inline(always)]
+fn watch_wire(sk: *const c_void, local_port: u16) {
+    take_interest(interest(sk, local_port));
+}
+
+#[inline(always)]
+fn interest(sk: *const c_void, local_port: u16) -> Interest {
+    let tuple = sock::tuple(sk, IPPROTO_TCP);
     Interest { address: tuple.daddr, port: tuple.dport, family: tuple.family, local_port, _pad: 0 }
 }
 
@@ -114,24 +123,41 @@ fn passed(sk: *const c_void, old: u8, new: u8) {
     if config() & (FLAG_ALL | FLAG_TRACK_PROCESSES) == 0 {
         return;
     }
-    if let Some(entry) = SOCKETS.get_ptr_mut(sk as u64) {
-        // SAFETY: a live map value; entries are reused only after a grace period.
-        let entry = unsafe { &mut *entry };
-        if entry.flags & socket_flag::ASKED != 0 {
-            add_step(sk, entry, step::STATE, (old as u16) << 8 | new as u16, 0);
-        }
+    // SAFETY: `sk` is the tp_btf argument.
+    if let Some(entry) = sockets::get(unsafe { sock::id(sk) })
+        && entry.flags & socket_flag::ASKED != 0
+    {
+        add_step(sk, entry, step::STATE, (old as u16) << 8 | new as u16, 0);
     }
 }
 
 /// The application closes an established connection while its data goes unanswered.
 #[inline(always)]
 fn abandoned(sk: *const c_void, old: u8, new: u8) {
-    if let Some(entry) = entry_of(sk) {
+    // SAFETY: `sk` is the tp_btf argument.
+    if let Some(entry) = unsafe { entry_of(sk) } {
         ask_if_tracked(entry);
         add_step(sk, entry, step::STATE, (old as u16) << 8 | new as u16, 0);
         send_connection(sk, entry, old, new, true);
         // Told: its end in CLOSE is no second failure.
+        told(entry);
+    }
+}
+
+/// The user wants to know how this one ends.
+#[inline(always)]
+fn ask(entry: &mut SocketEntry) {
+    if entry.flags & socket_flag::ASKED == 0 {
+        entry.flags |= socket_flag::ASKED;
+        count(Counter::Asked);
+    }
+}
+
+#[inline(always)]
+fn told(entry: &mut SocketEntry) {
+    if entry.flags & socket_flag::ASKED != 0 {
         entry.flags &= !socket_flag::ASKED;
+        count(Counter::AskedDone);
     }
 }
 
@@ -139,29 +165,38 @@ fn abandoned(sk: *const c_void, old: u8, new: u8) {
 #[inline(always)]
 fn ask_if_tracked(entry: &mut SocketEntry) {
     if config() & FLAG_TRACK_PROCESSES != 0 && TRACKED.get_ptr(task::tgid()).is_some() {
-        entry.flags |= socket_flag::ASKED;
+        ask(entry);
     }
 }
 
 #[inline(always)]
 fn closed(sk: *const c_void, old: u8) {
+    // Without one of these both sides have said goodbye.
+    let abrupt = matches!(old, state::SYN_SENT | state::ESTABLISHED | state::CLOSE_WAIT);
+    // SAFETY: `sk` is the tp_btf argument.
+    let id = unsafe { sock::id(sk) };
+    let place = match sockets::find(id) {
+        None if abrupt => made_now(id, sk).and_then(|_| sockets::find(id)),
+        place => place,
+    };
+    let Some(place) = place else { return };
+    let Some(entry) = place.entry() else { return };
+    const MORE: u32 = socket_flag::ASKED | socket_flag::TIMELINE | socket_flag::SUSPECT;
+    if abrupt || entry.flags & MORE != 0 {
+        sockets::verify(id, entry);
+        ended(sk, old, abrupt, entry);
+    }
+    place.give_to(0);
+}
+
+/// The end of a connection that has something to tell.
+#[inline(always)]
+fn ended(sk: *const c_void, old: u8, abrupt: bool, entry: &mut SocketEntry) {
     // SAFETY: `sk` is the tp_btf argument.
     let (err, owned) = unsafe { (load::<u32>(sk, Field::SkErr), load::<u32>(sk, Field::SkLockOwned)) };
     // A child that nobody accepted belongs to no file yet: its listener closes it without taking its lock.
     let in_process =
         err == 0 && (owned != 0 || old != state::SYN_SENT && probe_pointer(sk, Field::SkSocket).is_none());
-    // Closed by the application or done with: no error, and both sides have said goodbye.
-    let abrupt = matches!(old, state::SYN_SENT | state::ESTABLISHED | state::CLOSE_WAIT);
-    let known = SOCKETS.get_ptr_mut(sk as u64);
-    let entry = match known {
-        // SAFETY: a live map value.
-        Some(entry) => unsafe { &mut *entry },
-        None if abrupt => match entry_of(sk) {
-            Some(entry) => entry,
-            None => return,
-        },
-        None => return,
-    };
     if abrupt && in_process {
         ask_if_tracked(entry);
     }
@@ -169,43 +204,49 @@ fn closed(sk: *const c_void, old: u8) {
         entry.flags |= socket_flag::ERROR_TAKEN;
     }
     if abrupt || entry.flags & socket_flag::ASKED != 0 {
-        if entry.flags & socket_flag::TIMELINE != 0 || entry.flags & socket_flag::ASKED != 0 {
+        if entry.flags & (socket_flag::TIMELINE | socket_flag::ASKED) != 0 {
             add_step(sk, entry, step::STATE, (old as u16) << 8 | state::CLOSE as u16, 0);
         }
         send_connection(sk, entry, old, state::CLOSE, in_process);
+        told(entry);
     }
     // An answer to an application that has left is still evidence: that flow stays, and the LRU map ages it.
     if entry.flags & socket_flag::SUSPECT != 0 && !(old == state::SYN_SENT && in_process) {
-        let _ = INTEREST.remove(interest(entry, sock::local_port(sk)));
+        let _ = INTEREST.remove(interest(sk, sock::local_port(sk)));
     }
     if entry.flags & socket_flag::TIMELINE != 0 {
         let _ = TIMELINES.remove(sk as u64);
     }
-    let _ = SOCKETS.remove(sk as u64);
 }
 
 /// The socket's entry; made now, without an owner, if trouble finds none.
+///
+/// # Safety
+/// `sk` is the non-null `struct sock *` argument of a tp_btf program.
 #[inline(always)]
-pub fn entry_of(sk: *const c_void) -> Option<&'static mut SocketEntry> {
-    let key = sk as u64;
-    if let Some(entry) = SOCKETS.get_ptr_mut(key) {
-        // SAFETY: a live map value.
-        return Some(unsafe { &mut *entry });
+pub unsafe fn entry_of(sk: *const c_void) -> Option<&'static mut SocketEntry> {
+    // SAFETY: the caller's contract.
+    let id = unsafe { sock::id(sk) };
+    match sockets::get(id) {
+        Some(entry) => {
+            sockets::verify(id, entry);
+            Some(entry)
+        }
+        None => made_now(id, sk),
     }
-    let entry = SocketEntry {
-        // SAFETY: no arguments.
-        start_ns: unsafe { bpf_ktime_get_ns() },
-        owner: Owner { netns: sock::netns(sk), ..Owner::default() },
-        tuple: sock::tuple(sk, IPPROTO_TCP),
-        flags: if config() & FLAG_ALL != 0 { socket_flag::ASKED } else { 0 },
-        _pad: 0,
-    };
-    if SOCKETS.insert(key, entry, 0).is_err() {
-        count(Counter::LostSocket);
-        return None;
+}
+
+#[inline(always)]
+fn made_now(id: u64, sk: *const c_void) -> Option<&'static mut SocketEntry> {
+    let entry = sockets::claim(id)?;
+    // SAFETY: no arguments.
+    entry.start_ns = unsafe { bpf_ktime_get_ns() };
+    entry.owner = Owner { netns: sock::netns(sk), ..Owner::default() };
+    sockets::seal(id, entry);
+    if config() & FLAG_ALL != 0 {
+        ask(entry);
     }
-    // SAFETY: a live map value.
-    SOCKETS.get_ptr_mut(key).map(|entry| unsafe { &mut *entry })
+    Some(entry)
 }
 
 /// Appends a step to the socket's timeline, which begins with the first.
@@ -233,11 +274,13 @@ pub fn add_step(sk: *const c_void, entry: &mut SocketEntry, kind: u8, code: u16,
         timeline.start_ns = entry.start_ns;
     }
     let index = timeline.count as usize;
-    timeline.count = timeline.count.saturating_add(1);
+    // Bound first, then count: the verifier of 6.12 loses the bound of a number that it knows to saturate.
     if index >= STEPS {
+        timeline.count = timeline.count.saturating_add(1);
         count(Counter::LostStep);
         return;
     }
+    timeline.count += 1;
     let offset_us = now.saturating_sub(entry.start_ns) / 1000;
     let offset_us = if offset_us > u32::MAX as u64 { u32::MAX } else { offset_us as u32 };
     timeline.steps[index] = Step { offset_us, kind, _pad: 0, code, detail };
@@ -248,7 +291,7 @@ pub fn add_step(sk: *const c_void, entry: &mut SocketEntry, kind: u8, code: u16,
 pub fn suspect(sk: *const c_void, entry: &mut SocketEntry) {
     if entry.flags & socket_flag::SUSPECT == 0 {
         entry.flags |= socket_flag::SUSPECT;
-        watch_wire(entry, sock::local_port(sk));
+        watch_wire(sk, sock::local_port(sk));
     }
     send::<SuspectRecord>(kind::SUSPECT, |record| {
         // SAFETY: reserved memory of the ring buffer.
@@ -256,8 +299,7 @@ pub fn suspect(sk: *const c_void, entry: &mut SocketEntry) {
         record.sock = sk as u64;
         record.start_ns = entry.start_ns;
         record.owner = entry.owner;
-        record.tuple = entry.tuple;
-        record.tuple.sport = sock::local_port(sk);
+        record.tuple = sock::tuple(sk, IPPROTO_TCP);
         record.netns = entry.owner.netns;
         record.flags = entry.flags;
     });
@@ -270,13 +312,10 @@ fn send_connection(sk: *const c_void, entry: &SocketEntry, old: u8, new: u8, in_
         let record = unsafe { &mut *record };
         record.sock = sk as u64;
         // SAFETY: `sk` is the tp_btf argument.
-        record.cookie = unsafe { sock::cookie(sk) };
+        record.cookie = unsafe { sock::make_cookie(sk) };
         record.start_ns = entry.start_ns;
         record.owner = entry.owner;
-        record.tuple = entry.tuple;
-        if record.tuple.sport == 0 {
-            record.tuple.sport = sock::local_port(sk);
-        }
+        record.tuple = sock::tuple(sk, IPPROTO_TCP);
         record.netns = entry.owner.netns;
         record.sk_flags = probe(sk, Field::SkFlags).unwrap_or(0);
         record.sk_err = probe(sk, Field::SkErr).unwrap_or(0);

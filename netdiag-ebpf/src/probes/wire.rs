@@ -1,8 +1,8 @@
 //! Probe `wire`: what was really on the wire, for the remote ends that matter.
 //!
 //! Hook: tc ingress and egress (TCX link, or clsact where the kernel has none). Notes SYN, RST, FIN and ICMP
-//! errors with their TTL; never changes a packet or its verdict. A data segment costs two loads; the map is
-//! asked only for the segments named.
+//! errors with their TTL; never changes a packet or its verdict. A data segment on an
+//! Ethernet device costs a few loads and no helper call; the map is asked only for the segments named.
 
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
@@ -14,7 +14,7 @@ use aya_ebpf::programs::TcContext;
 use netdiag_ebpf::records::{Tuple, WireRecord, direction, kind};
 
 use crate::kernel::sock::{AF_INET, AF_INET6};
-use crate::maps::{INTEREST, Interest, WIRE_SCRATCH, WireScratch, send};
+use crate::maps::{WIRE_SCRATCH, WireScratch, is_interesting, send};
 
 /// TC_ACT_UNSPEC and TCX_NEXT: go on with the next program.
 const PASS: i32 = -1;
@@ -25,7 +25,10 @@ const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86DD;
 const IPPROTO_ICMP: u8 = 1;
 const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
 const IPPROTO_ICMPV6: u8 = 58;
+/// Length of a TCP header up to its flags.
+const TCP_FLAGS_END: usize = 14;
 const FIN_SYN_RST: u8 = 0x07;
 /// RFC 792: destination unreachable, time exceeded.
 const ICMP_ERRORS: [u8; 2] = [3, 11];
@@ -84,6 +87,39 @@ fn read_ip(ctx: &TcContext, family: u16, offset: u32, tuple: &mut Tuple) -> Opti
     }
 }
 
+/// The headers that a data segment on an Ethernet device begins with, read without a helper call. `true`: a
+/// segment without SYN, FIN and RST, or neither TCP nor ICMP; `false`: it may be one that matters, or
+/// the packet does not look like that.
+#[inline(always)]
+fn is_bulk(ctx: &TcContext, family: u16) -> bool {
+    const ETHERNET: usize = 14;
+    let (ip_length, protocol_at) = if family == AF_INET { (20, 9) } else { (40, 6) };
+    let (start, end) = (ctx.data(), ctx.data_end());
+    if start + ETHERNET + ip_length + TCP_FLAGS_END > end {
+        return false;
+    }
+    let byte = |offset: usize| {
+        // SAFETY: `offset` is below what was compared with the packet's end.
+        unsafe { ((start + offset) as *const u8).read() }
+    };
+    let first = byte(ETHERNET);
+    let expected = if family == AF_INET {
+        // No options, no fragment. Without a link-layer header the packet begins with 0x45, which as the first
+        // byte of an Ethernet address is a multicast group.
+        first == 0x45 && byte(0) & 1 == 0 && byte(ETHERNET + 6) & 0x3f == 0 && byte(ETHERNET + 7) == 0
+    } else {
+        first >> 4 == 6 && byte(0) >> 4 != 6
+    };
+    if !expected {
+        return false;
+    }
+    match byte(ETHERNET + protocol_at) {
+        IPPROTO_TCP => byte(ETHERNET + ip_length + TCP_FLAGS_END - 1) & FIN_SYN_RST == 0,
+        IPPROTO_UDP => true,
+        _ => false,
+    }
+}
+
 #[inline(always)]
 fn note(ctx: &TcContext, way: u8) -> Option<()> {
     // SAFETY: fields of the program's own context.
@@ -96,6 +132,9 @@ fn note(ctx: &TcContext, way: u8) -> Option<()> {
         ETH_P_IPV6 => AF_INET6,
         _ => return None,
     };
+    if is_bulk(ctx, family) {
+        return None;
+    }
     // SAFETY: a per-CPU value of this direction; tc programs of one direction do not interrupt each other.
     let scratch = unsafe { &mut *WIRE_SCRATCH.get_ptr_mut((way == direction::EGRESS) as u32)? };
     *scratch = WireScratch::default();
@@ -117,9 +156,13 @@ fn note(ctx: &TcContext, way: u8) -> Option<()> {
             packet.tuple.dport = u16::from_be_bytes([tcp[2], tcp[3]]);
             let t = &packet.tuple;
             if way == direction::EGRESS {
-                interesting(family, &t.daddr, t.dport, t.sport)?;
+                if !is_interesting(family, &t.daddr, t.dport, t.sport) {
+                    return None;
+                }
             } else {
-                interesting(family, &t.saddr, t.sport, t.dport)?;
+                if !is_interesting(family, &t.saddr, t.sport, t.dport) {
+                    return None;
+                }
             }
         }
         IPPROTO_ICMP | IPPROTO_ICMPV6 => {
@@ -139,7 +182,9 @@ fn note(ctx: &TcContext, way: u8) -> Option<()> {
             let ports: [u8; 4] = read(ctx, inner + inner_length)?;
             quoted.sport = u16::from_be_bytes([ports[0], ports[1]]);
             quoted.dport = u16::from_be_bytes([ports[2], ports[3]]);
-            interesting(family, &quoted.daddr, quoted.dport, quoted.sport)?;
+            if !is_interesting(family, &quoted.daddr, quoted.dport, quoted.sport) {
+                return None;
+            }
         }
         _ => return None,
     }
@@ -150,14 +195,4 @@ fn note(ctx: &TcContext, way: u8) -> Option<()> {
         record.quoted = *quoted;
     });
     Some(())
-}
-
-#[inline(always)]
-fn interesting(family: u16, address: &[u8; 16], port: u16, local_port: u16) -> Option<()> {
-    let mut key = Interest { address: *address, port, family, local_port, _pad: 0 };
-    if INTEREST.get_ptr(key).is_some() {
-        return Some(());
-    }
-    key.local_port = 0;
-    INTEREST.get_ptr(key).map(|_| ())
 }

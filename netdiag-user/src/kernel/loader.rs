@@ -4,11 +4,10 @@ use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{BtfTracePoint, SchedClassifier, TracePoint};
 use aya::{Ebpf, EbpfLoader};
 use netdiag_ebpf::config::{
-    ERRNO_WORDS, FLAG_ALL, FLAG_COOKIE, FLAG_DROP_REASON, FLAG_RESET_REASON, FLAG_TRACK_PROCESSES,
+    ERRNO_WORDS, FLAG_ALL, FLAG_DROP_REASON, FLAG_RESET_REASON, FLAG_TRACK_PROCESSES,
 };
-use netdiag_ebpf::counters::COUNTER_COUNT;
+use netdiag_ebpf::counters::{COUNTER_COUNT, Counter};
 use netdiag_ebpf::records::call::CALLS;
-use netdiag_ebpf::records::{SocketEntry, socket_flag};
 
 use super::btf::Btf;
 use super::counters::{self, Counts};
@@ -42,9 +41,6 @@ static SOCKET_CALLS: [u32; CALLS] = [
     libc::SYS_listen as u32,
 ];
 
-/// A `SocketEntry` as bytes.
-type RawSocketEntry = [u8; size_of::<SocketEntry>()];
-
 /// What to load.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
@@ -71,7 +67,6 @@ pub struct Session {
     ebpf: Ebpf,
     counters: PerCpuArray<MapData, [u64; COUNTER_COUNT]>,
     tracked: BpfHashMap<MapData, u32, u8>,
-    sockets: BpfHashMap<MapData, u64, RawSocketEntry>,
     pub probes: Vec<ProbeState>,
     pub reasons: Reasons,
     pub absent_fields: Vec<&'static str>,
@@ -107,14 +102,12 @@ impl Session {
             .load(OBJECT)?;
         let counters = PerCpuArray::try_from(take_map(&mut ebpf, "COUNTERS")?)?;
         let tracked = BpfHashMap::try_from(take_map(&mut ebpf, "TRACKED")?)?;
-        let sockets = BpfHashMap::try_from(take_map(&mut ebpf, "SOCKETS")?)?;
         let ring = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)?;
         let mut session = Self {
             wire: Wire::default(),
             ebpf,
             counters,
             tracked,
-            sockets,
             probes: Vec::new(),
             reasons,
             absent_fields: offsets.absent,
@@ -167,14 +160,9 @@ impl Session {
         self.tracked.get(&tgid, 0).is_ok()
     }
 
-    /// Whether the map of open sockets holds one that was asked for.
+    /// Whether a connection is open that was asked for.
     pub fn has_open_asked(&self) -> bool {
-        const FLAGS: usize = std::mem::offset_of!(SocketEntry, flags);
-        self.sockets.iter().flatten().any(|(_, entry)| {
-            let mut flags = [0; 4];
-            flags.copy_from_slice(&entry[FLAGS..FLAGS + 4]);
-            u32::from_ne_bytes(flags) & socket_flag::ASKED != 0
-        })
+        self.counters().is_ok_and(|counts| counts.get(Counter::Asked) > counts.get(Counter::AskedDone))
     }
 
     pub fn counters(&self) -> Result<Counts, KernelError> {
@@ -224,8 +212,6 @@ fn config_bits(btf: &Btf, options: Options) -> u32 {
     set(FLAG_ALL, options.all);
     set(FLAG_DROP_REASON, btf.has_type("skb_drop_reason") && has_third_param("kfree_skb"));
     set(FLAG_RESET_REASON, btf.has_type("sk_rst_reason") && has_third_param("tcp_send_reset"));
-    // The helper came to tracing programs together with task storage (5.11).
-    set(FLAG_COOKIE, btf.has_func("bpf_task_storage_get"));
     bits
 }
 

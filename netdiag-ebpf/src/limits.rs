@@ -1,0 +1,73 @@
+//! How many records may be sent: a flood costs the machine and the ring buffer no more than these limits.
+//!
+//! A record counts in the bucket of its key (flow and cause, mostly), one of [`BUCKETS`] of its CPU. Keys that meet
+//! in a bucket share it, so that no number of flows gets more than all buckets. Packets that no connection of
+//! this machine is known to wait for are limited once more, all together.
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
+
+/// A power of two.
+const BUCKETS: u32 = 4096;
+/// Records of one bucket in one window.
+const BURST: u32 = 10;
+/// Records in one window of packets that nobody here is known to wait for.
+const STRANGERS: u32 = 1024;
+/// Length of the window, 2^29 ns (about half a second).
+const WINDOW_SHIFT: u32 = 29;
+/// Bucket of all strangers, behind the others.
+const STRANGERS_BUCKET: u32 = BUCKETS;
+
+#[map]
+static LIMITS: PerCpuArray<Bucket> = PerCpuArray::with_max_entries(BUCKETS + 1, 0);
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Bucket {
+    key: u32,
+    window: u32,
+    sent: u32,
+    /// Records of `key` that were not sent.
+    suppressed: u32,
+}
+
+/// Whether a record of this flow and cause may be sent now; `Some(n)`: yes, and n were suppressed before it.
+#[inline(always)]
+pub fn permit(key: u32) -> Option<u32> {
+    take(key & (BUCKETS - 1), key, BURST, window_now())
+}
+
+/// As [`permit`], for packets that no connection of this machine is known to wait for.
+#[inline(always)]
+pub fn permit_stranger(key: u32) -> Option<u32> {
+    let window = window_now();
+    let suppressed = take(key & (BUCKETS - 1), key, BURST, window)?;
+    take(STRANGERS_BUCKET, 0, STRANGERS, window).map(|_| suppressed)
+}
+
+#[inline(always)]
+fn window_now() -> u32 {
+    // SAFETY: no arguments. (Tracing programs may not ask for the coarse clock.)
+    (unsafe { bpf_ktime_get_ns() } >> WINDOW_SHIFT) as u32
+}
+
+#[inline(always)]
+fn take(index: u32, key: u32, burst: u32, window: u32) -> Option<u32> {
+    let bucket = LIMITS.get_ptr_mut(index)?;
+    // SAFETY: a per-CPU map value that the lookup returned; at worst an interrupting program bends one count.
+    let bucket = unsafe { &mut *bucket };
+    let suppressed = if bucket.key == key { bucket.suppressed } else { 0 };
+    if bucket.window != window {
+        *bucket = Bucket { key, window, sent: 1, suppressed: 0 };
+        return Some(suppressed);
+    }
+    bucket.key = key;
+    if bucket.sent >= burst {
+        bucket.suppressed = suppressed + 1;
+        return None;
+    }
+    bucket.sent += 1;
+    bucket.suppressed = 0;
+    Some(suppressed)
+}
