@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use netdiag_tests::clients::{curl, grandchild, nc, python, steps};
 use netdiag_tests::net::{Family, Namespace, Topology};
 use netdiag_tests::netdiag::{Report, Run, Watch};
 use netdiag_tests::scenario::{Need, Scenario};
 use netdiag_tests::servers;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::healthy("curl", || http_client(|family| curl(family.server(18301), 5.0)))
@@ -26,7 +28,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::healthy("server_closes_first", server_closes_first),
     Scenario::healthy("loopback", loopback),
     Scenario::healthy("no_connection_at_all", no_connection_at_all),
-    Scenario::healthy("ten_thousand_connections", ten_thousand_connections),
+    Scenario::healthy("ten_thousand_connections", ten_thousand_connections).alone(),
     Scenario::healthy("trouble_passes", trouble_passes),
 ];
 
@@ -121,10 +123,25 @@ fn counter(report: &Report, name: &str) -> Result<u64> {
     value.with_context(|| format!("no counter {name}\n{}", report.dump()))
 }
 
-/// Silence on success: neither a diagnosis nor a record for each.
+/// Silence on success: neither a diagnosis nor a single record. The counter is the whole machine's, on which
+/// something of others may fail meanwhile: one silent round of three shows that these connections send nothing.
 fn ten_thousand_connections() -> Result<()> {
+    let mut heard = Vec::new();
+    for _ in 0..3 {
+        let (report, records) = ten_thousand_times()?;
+        if records == 0 {
+            return Ok(());
+        }
+        heard.push(format!("{records} records in {}", report.dump()));
+    }
+    bail!("no round of ten thousand connections was silent\n{}", heard.join("\n"))
+}
+
+/// One round, and how many records were sent.
+fn ten_thousand_times() -> Result<(Report, u64)> {
     const COUNT: u64 = 10_000;
     let net = Topology::new()?;
+    one_processor()?;
     // Each accept queue has room for all that come to it, however slow the machine: a full one would
     // be trouble, and no longer silent.
     let servers = (18310..18314).map(|port| Family::V4.server(port));
@@ -139,9 +156,18 @@ fn ten_thousand_connections() -> Result<()> {
     report.exits(0)?.nothing()?;
     let (opened, records) = (counter(&report, "connections_opened")?, counter(&report, "records_sent")?);
     ensure!(opened >= COUNT, "only {opened} connections were counted\n{}", report.dump());
-    // Scenarios beside this one fail on purpose, and make records; one for each of these would be too many.
-    ensure!(records < COUNT / 10, "{records} records for {opened} connections\n{}", report.dump());
-    Ok(())
+    Ok((report, records))
+}
+
+/// Keeps this thread and what it starts on one processor. On two, packets overtake each other between the
+/// namespaces; an ACK that comes after its connection's end is answered with a RST, and that is worth a record.
+fn one_processor() -> Result<()> {
+    let this = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this)?;
+    let first = (0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu) == Ok(true)).context("no processor")?;
+    let mut one = CpuSet::new();
+    one.set(first)?;
+    Ok(sched_setaffinity(this, &one)?)
 }
 
 /// One SYN had to be sent again; what comes after it is healthy and must be as cheap as before.

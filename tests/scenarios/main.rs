@@ -1,6 +1,7 @@
 //! The fault scenarios: one module a symptom, one table of scenarios each.
 
 mod cli;
+mod core;
 mod harness;
 mod healthy;
 mod local;
@@ -21,5 +22,5 @@ fn main() -> std::process::ExitCode {
         healthy::SCENARIOS,
         cli::SCENARIOS,
     ];
-    netdiag_tests::scenario::main(&scenarios, skips::EXPECTED)
+    netdiag_tests::scenario::main(&scenarios, skips::EXPECTED, core::ALSO)
 }

@@ -2,4 +2,8 @@
 
 use netdiag_tests::scenario::ExpectedSkip;
 
-pub const EXPECTED: &[ExpectedSkip] = &[];
+pub const EXPECTED: &[ExpectedSkip] = &[ExpectedSkip {
+    kernel: "*",
+    scenario: "timeout_syn_queue_full__hit_*",
+    reason: "a full SYN queue begins to empty after 3 s, which an emulated processor needs to start netdiag",
+}];

@@ -8,6 +8,7 @@
 
 pub mod clients;
 pub mod hooks;
+pub mod init;
 pub mod net;
 pub mod netdiag;
 pub mod process;

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -13,6 +13,22 @@ use nix::unistd::Pid;
 /// How long the pipes may stay open after the process itself ended (a grandchild holds them).
 const PIPE_GRACE: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(3);
+
+/// How many times slower than usual this machine is: `NETDIAG_TEST_SLOWNESS`, of an emulated processor.
+static SLOWNESS: LazyLock<u32> = LazyLock::new(|| {
+    let value = std::env::var("NETDIAG_TEST_SLOWNESS").ok();
+    value.and_then(|value| value.parse().ok()).unwrap_or(1)
+});
+
+/// How long to wait at most on this machine; no scenario passes because of a limit.
+pub fn patience(limit: Duration) -> Duration {
+    limit.saturating_mul(*SLOWNESS)
+}
+
+/// Whether this machine is known to be slow.
+pub fn is_slow() -> bool {
+    *SLOWNESS > 1
+}
 
 /// What a finished process left behind.
 #[derive(Debug, Clone)]
@@ -123,6 +139,7 @@ impl Process {
     }
 
     fn wait_in(&self, stream: &Stream, prefix: &str, limit: Duration) -> Result<()> {
+        let limit = patience(limit);
         if stream.wait_until(limit, |text| text.lines().any(|line| line.starts_with(prefix))) {
             return Ok(());
         }
@@ -147,6 +164,7 @@ impl Process {
     /// # Errors
     /// When it does not end within `limit`: it is killed then, and its output is in the message.
     pub fn wait(mut self, limit: Duration) -> Result<Output> {
+        let limit = patience(limit);
         let deadline = Instant::now() + limit;
         loop {
             if let Some(status) = self.child.try_wait()? {

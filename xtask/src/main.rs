@@ -1,5 +1,6 @@
-//! The project's own commands: `cargo xtask setup | build | run | test | demo`.
+//! The project's own commands: `cargo xtask setup | build | run | test | vm | demo | bench`.
 
+mod bench;
 mod build;
 mod cmd;
 mod count;
@@ -7,6 +8,7 @@ mod demo;
 mod run;
 mod setup;
 mod test;
+mod vm;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -31,8 +33,12 @@ enum Command {
     Run(run::Args),
     /// Run every check and test; the last line is "N passed, N failed"
     Test(test::Args),
+    /// Run scenarios on Debian's kernels, in virtual machines
+    Vm(vm::Args),
     /// Break three networks in namespaces and let netdiag say why
     Demo(demo::Args),
+    /// Measure what netdiag costs, beside other tools: cargo xtask bench --quick
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -42,7 +48,9 @@ fn main() -> ExitCode {
         Command::Build(args) => build::main(&args),
         Command::Run(args) => run::main(&args),
         Command::Test(args) => test::main(&args),
+        Command::Vm(args) => vm::main(&args),
         Command::Demo(args) => demo::main(&args),
+        Command::Bench(args) => bench::main(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

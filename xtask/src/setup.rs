@@ -29,6 +29,8 @@ pub enum Level {
     Demo,
     /// The tests and lints too.
     Test,
+    /// The virtual machines too.
+    Vm,
 }
 
 pub fn main(args: &Args) -> Result<ExitCode> {
@@ -59,6 +61,16 @@ pub fn ensure(level: Level) -> Result<()> {
         install::record(&pair)?;
     }
     Ok(())
+}
+
+/// Installs the tools that the benchmarks compare netdiag with.
+pub fn peers() -> Result<()> {
+    let missing: Vec<&str> = [("bpftrace", "bpftrace"), ("tcpstates", "libbpf-tools")]
+        .into_iter()
+        .filter(|(program, _)| cmd::find(program).is_none())
+        .map(|(_, package)| package)
+        .collect();
+    if missing.is_empty() { Ok(()) } else { packages::install(&missing) }
 }
 
 fn check() -> ExitCode {

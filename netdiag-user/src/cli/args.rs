@@ -77,11 +77,18 @@ Connections are followed through fork, exec, setsid and `ip netns exec`, in whic
 Examples:
   netdiag run -- curl -m 5 http://10.1.2.3:8080/
   netdiag run --format json --output report.json -- ./integration-tests
-  netdiag run --all -- ssh backup@10.0.0.7 true")]
+  netdiag run --all -- ssh backup@10.0.0.7 true
+  netdiag run --stats -- ./load-test             what netdiag itself cost meanwhile")]
 pub struct RunArgs {
     /// Report connections that work, too, when they end
     #[arg(long)]
     pub all: bool,
+    /// Show what netdiag itself cost: runs and time of its programs, memory, CPU time
+    ///
+    /// For that the kernel counts the runs of all BPF programs for as long as netdiag lives, which slows each
+    /// run by some nanoseconds. No setting is changed.
+    #[arg(long)]
+    pub stats: bool,
     /// Append the evidence of each connection that failed to this file, one JSON object a line
     #[arg(long, value_name = "FILE")]
     pub save_evidence: Option<PathBuf>,
@@ -99,7 +106,8 @@ Examples:
   netdiag watch
   netdiag watch --duration 30s tcp port 443
   netdiag watch 'comm nginx and not code timeout.gave-up'
-  netdiag watch --all dst net 10.0.0.0/8")]
+  netdiag watch --all dst net 10.0.0.0/8
+  netdiag watch --stats --duration 1m             what watching this machine costs")]
 pub struct WatchArgs {
     /// Stop after this time: 30s, 5m, 1h30m
     #[arg(long, value_parser = parse_duration, value_name = "TIME")]
@@ -107,6 +115,12 @@ pub struct WatchArgs {
     /// Report connections that work, too, when they end
     #[arg(long)]
     pub all: bool,
+    /// Show what netdiag itself cost: runs and time of its programs, memory, CPU time
+    ///
+    /// For that the kernel counts the runs of all BPF programs for as long as netdiag lives, which slows each
+    /// run by some nanoseconds. No setting is changed.
+    #[arg(long)]
+    pub stats: bool,
     /// Append the evidence of each connection that failed to this file, one JSON object a line
     #[arg(long, value_name = "FILE")]
     pub save_evidence: Option<PathBuf>,

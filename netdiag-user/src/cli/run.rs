@@ -16,7 +16,7 @@ use super::args::{Global, RunArgs};
 use super::events::{Received, Signals, wait};
 use super::say;
 use super::sink::{Sink, Stream};
-use super::status::Status;
+use super::status::{OwnCost, Status};
 
 /// A shell's status for a command that is not there.
 const NOT_FOUND: u8 = 127;
@@ -30,6 +30,7 @@ const IDLE: Duration = Duration::from_secs(1);
 
 pub fn run(args: RunArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let mut sink = Sink::new(global, Stream::Stderr, None, args.all, args.save_evidence.as_deref())?;
+    let cost = OwnCost::begin(args.stats);
     let mut engine = Engine::start(Options { follow_processes: true, all: false })?;
     let mut signals =
         Signals::new(&[Signal::SIGCHLD, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP])?;
@@ -55,7 +56,7 @@ pub fn run(args: RunArgs, global: &Global) -> anyhow::Result<ExitCode> {
     drain(&mut engine, &mut sink, &mut signals, args.all)?;
     sink.finish()?;
     let seen = sink.seen;
-    Status::tell(&mut engine, &mut sink, seen)?;
+    Status::tell(&mut engine, &mut sink, seen, &cost)?;
     Ok(exit_code(status))
 }
 

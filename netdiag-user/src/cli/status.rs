@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use netdiag::engine::Engine;
 use netdiag::kernel::counters::Counts;
-use netdiag::output::{Closing, Lost};
+use netdiag::kernel::stats::RunStats;
+use netdiag::output::{Closing, Cost, Lost};
 use netdiag_ebpf::counters::Counter;
 use serde::Serialize;
 
@@ -16,6 +17,24 @@ const LOSSES: &[(Counter, &str)] = &[
     (Counter::LostTimeline, "more sockets in trouble than the map holds"),
 ];
 
+/// Whether the cost is shown to people, and whether the kernel counts the runs of programs for it.
+#[derive(Debug)]
+pub struct OwnCost {
+    shown: bool,
+    counted: bool,
+    /// Held: the kernel counts until it is closed.
+    _stats: Option<RunStats>,
+}
+
+impl OwnCost {
+    /// Before the programs are loaded, so that no run is missing. What is not counted is no reason to fail.
+    pub fn begin(wanted: bool) -> Self {
+        let stats = wanted.then(RunStats::enable).and_then(Result::ok);
+        let counted = stats.is_some() || RunStats::enabled_by_sysctl();
+        Self { shown: wanted, counted, _stats: stats }
+    }
+}
+
 /// kind = "status" of the contract.
 #[derive(Debug, Serialize)]
 pub struct Status {
@@ -23,6 +42,8 @@ pub struct Status {
     pub closing: Closing,
     probes: Vec<Probe>,
     counters: Counts,
+    #[serde(flatten)]
+    cost: Cost,
 }
 
 #[derive(Debug, Serialize)]
@@ -33,7 +54,7 @@ struct Probe {
 }
 
 impl Status {
-    fn new(engine: &mut Engine, seen: u64, failed: u64) -> anyhow::Result<Self> {
+    fn new(engine: &mut Engine, seen: u64, failed: u64, cost: &OwnCost) -> anyhow::Result<Self> {
         let counters = engine.counters()?;
         let mut lost: Vec<Lost> = LOSSES
             .iter()
@@ -47,15 +68,21 @@ impl Status {
         });
         let probes = probes.collect();
         let closing = Closing::new(Timestamp::now(), seen, failed, lost);
-        Ok(Self { closing, probes, counters })
+        let cost = Cost::read(engine.session(), cost.counted);
+        Ok(Self { closing, probes, counters, cost })
     }
 
-    /// Ends a report: an object for programs, a line on standard error for people. `seen`: connections.
-    pub fn tell(engine: &mut Engine, sink: &mut Sink, seen: u64) -> anyhow::Result<()> {
-        let status = Self::new(engine, seen, sink.failed)?;
+    /// Ends a report: an object for programs, a line on standard error for people, and below it the cost where
+    /// that was asked for. `seen`: connections.
+    pub fn tell(engine: &mut Engine, sink: &mut Sink, seen: u64, cost: &OwnCost) -> anyhow::Result<()> {
+        let status = Self::new(engine, seen, sink.failed, cost)?;
         sink.object(&status)?;
         if sink.is_text() || status.closing.lost_events > 0 {
             super::line(&status.closing.text());
+        }
+        if sink.is_text() && cost.shown {
+            let sent = status.counters.get(Counter::Sent);
+            super::line(&format!("\n{}", status.cost.text(sent, status.closing.lost_events)));
         }
         Ok(())
     }

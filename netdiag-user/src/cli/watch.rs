@@ -15,7 +15,7 @@ use super::args::{Global, WatchArgs};
 use super::events::{Signals, wait};
 use super::say;
 use super::sink::{Sink, Stream, may_match};
-use super::status::Status;
+use super::status::{OwnCost, Status};
 
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -24,6 +24,7 @@ pub fn watch(args: WatchArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let filtered = filter.is_some();
     let early = filter.clone();
     let mut sink = Sink::new(global, Stream::Stdout, filter, args.all, args.save_evidence.as_deref())?;
+    let cost = OwnCost::begin(args.stats);
     let mut engine = Engine::start(Options { follow_processes: false, all: args.all })?;
     if let Some(filter) = early {
         engine.only(move |connection| may_match(&filter, connection));
@@ -55,6 +56,6 @@ pub fn watch(args: WatchArgs, global: &Global) -> anyhow::Result<ExitCode> {
     }
     sink.finish()?;
     let opened = engine.counters()?.get(Counter::Opened);
-    Status::tell(&mut engine, &mut sink, opened)?;
+    Status::tell(&mut engine, &mut sink, opened, &cost)?;
     Ok(ExitCode::SUCCESS)
 }

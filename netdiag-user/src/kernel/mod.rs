@@ -8,6 +8,7 @@ pub mod loader;
 pub mod offsets;
 pub mod reasons;
 pub mod registry;
+pub mod stats;
 pub mod symbols;
 pub mod wire;
 

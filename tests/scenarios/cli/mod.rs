@@ -2,6 +2,7 @@
 //! command that it runs, and it leaves nothing behind.
 
 mod command;
+mod cost;
 mod input;
 mod life;
 mod output;
@@ -45,6 +46,9 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::healthy("cli_all_tells_of_healthy_connections", output::all_tells_of_healthy_connections),
     Scenario::healthy("cli_evidence_is_saved", output::evidence_is_saved),
     Scenario::healthy("cli_repeats_are_counted", output::repeats_are_counted),
+    Scenario::healthy("cli_stats_are_shown", cost::stats_are_shown),
+    Scenario::healthy("cli_what_is_not_counted_is_null", cost::what_is_not_counted_is_null),
+    Scenario::healthy("cli_stats_as_text", cost::stats_as_text),
     Scenario::healthy("cli_two_at_once", life::two_at_once),
     Scenario::healthy("cli_ctrl_c_leaves_nothing", life::ctrl_c_leaves_nothing).needs(BPFTOOL),
     Scenario::healthy("cli_sigterm_leaves_nothing", life::sigterm_leaves_nothing).needs(BPFTOOL),

@@ -18,6 +18,7 @@ const NC_NFT: &[Need] = &[Need::Tool("nc"), Need::Nftables];
 const NFT: &[Need] = &[Need::Nftables];
 const NFT_TUN: &[Need] = &[Need::Nftables, Need::Tun];
 const CURL_NFT: &[Need] = &[Need::Tool("curl"), Need::Nftables];
+const SYN_QUEUE: &[Need] = &[Need::Tool("curl"), Need::Nftables, Need::Speed];
 const PYTHON_NFT: &[Need] = &[Need::Python, Need::Nftables];
 const CURL_TUN: &[Need] = &[Need::Tool("curl"), Need::Tun];
 const PYTHON_TUN: &[Need] = &[Need::Python, Need::Tun];
@@ -109,9 +110,9 @@ pub const SCENARIOS: &[Scenario] = &[
     S::near_miss("timeout.accept-queue-full", "drained_in_time", listener::drained_in_time),
     S::near_miss("timeout.accept-queue-full", "full_on_another_port", listener::full_on_another_port).needs(NFT),
 
-    S::hit("timeout.syn-queue-full", "v4", || listener::syn_queue_full(V4)).needs(CURL_NFT),
-    S::hit("timeout.syn-queue-full", "v6", || listener::syn_queue_full(V6)).needs(CURL_NFT),
-    S::hit("timeout.syn-queue-full", "max_syn_backlog", listener::max_syn_backlog).needs(CURL_NFT),
+    S::hit("timeout.syn-queue-full", "v4", || listener::syn_queue_full(V4)).needs(SYN_QUEUE),
+    S::hit("timeout.syn-queue-full", "v6", || listener::syn_queue_full(V6)).needs(SYN_QUEUE),
+    S::hit("timeout.syn-queue-full", "max_syn_backlog", listener::max_syn_backlog).needs(SYN_QUEUE),
     S::near_miss("timeout.syn-queue-full", "syn_cookies", listener::syn_cookies).needs(CURL_NFT),
     S::near_miss("timeout.syn-queue-full", "half_full", listener::syn_queue_half_full).needs(CURL_NFT),
     S::near_miss("timeout.syn-queue-full", "accept_queue_is_full", listener::accept_queue_without_cookies).needs(CURL),

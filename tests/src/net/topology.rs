@@ -188,7 +188,7 @@ fn host(namespace: &Namespace, network: u8) -> Result<()> {
 /// Every interface is operational (a carrier alone is not: until then the queue drops packets) and
 /// no IPv6 address is tentative.
 pub(crate) fn wait_until_ready(namespace: &Namespace) -> Result<()> {
-    let deadline = Instant::now() + READY_LIMIT;
+    let deadline = Instant::now() + crate::process::patience(READY_LIMIT);
     while !namespace.enter(is_ready)?? {
         ensure!(
             Instant::now() < deadline,

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::report::{Report, parse, state};
 use crate::net::Namespace;
-use crate::process::Process;
+use crate::process::{Process, patience};
 
 const START_LIMIT: Duration = Duration::from_secs(20);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -72,6 +72,7 @@ impl<'a> Watch<'a> {
     /// # Errors
     /// When it does not come within `limit`.
     pub fn wait_for(&self, code: &str, limit: Duration) -> Result<()> {
+        let limit = patience(limit);
         let deadline = Instant::now() + limit;
         loop {
             let text = std::fs::read_to_string(self.file()).unwrap_or_default();

@@ -37,13 +37,15 @@ pub struct Scenario {
     pub needs: &'static [Need],
     /// Its own time limit.
     pub limit: Duration,
+    /// Nothing else runs beside it: it counts what happens on the whole machine.
+    pub alone: bool,
     /// The story.
     pub run: fn() -> Result<()>,
 }
 
 impl Scenario {
     const fn new(shows: Shows, name: &'static str, run: fn() -> Result<()>) -> Self {
-        Self { shows, name, needs: &[], limit: LIMIT, run }
+        Self { shows, name, needs: &[], limit: LIMIT, alone: false, run }
     }
 
     /// A scenario in which `code` must be diagnosed.
@@ -76,6 +78,12 @@ impl Scenario {
     #[must_use]
     pub const fn limit(self, limit: Duration) -> Self {
         Self { limit, ..self }
+    }
+
+    /// The same, with no other scenario beside it.
+    #[must_use]
+    pub const fn alone(self) -> Self {
+        Self { alone: true, ..self }
     }
 
     /// The diagnosis that it must hit.

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::net::Namespace;
-use crate::{netdiag, tools};
+use crate::{netdiag, process, tools};
 
 /// Something that not every machine or kernel has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub enum Need {
     Netem,
     /// /dev/net/tun, for the remote host.
     Tun,
+    /// A processor of its own speed: what the scene is made of does not last until an emulated one has netdiag started.
+    Speed,
     /// A kernel file that must exist, such as `/sys/kernel/btf/nf_tables`.
     File(&'static str),
 }
@@ -39,6 +41,7 @@ impl Need {
             Self::Ipv6 => absent("/proc/sys/net/ipv6"),
             Self::Tun => absent("/dev/net/tun"),
             Self::File(path) => absent(path),
+            Self::Speed => process::is_slow().then(|| "an emulated processor".to_owned()),
             Self::Nftables => tried(|namespace| namespace.nft("table inet t { }")),
             Self::Conntrack => {
                 tried(|namespace| namespace.nft("table inet t { chain c { ct state invalid accept; }; }"))

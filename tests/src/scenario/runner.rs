@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::sync::mpsc;
+use std::sync::{PoisonError, RwLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use super::needs::netdiag_missing;
 use super::{ExpectedSkip, Scenario, Shows, Skip};
+use crate::process::patience;
 use crate::{hooks, net};
 
 /// Scenarios wait most of the time, so more of them run than there are processors.
@@ -19,14 +20,27 @@ const THREADS: usize = 3;
 /// How long a hanging scenario has to unwind after its processes were killed.
 const UNWIND: Duration = Duration::from_secs(5);
 
+/// Held for writing by a scenario that runs alone, for reading by any other.
+static MACHINE: RwLock<()> = RwLock::new(());
+
 /// Runs what the command line selects out of `scenarios`; `expected` lists the skips that are all right.
-pub fn main(scenarios: &[&'static [Scenario]], expected: &'static [ExpectedSkip]) -> ExitCode {
+///
+/// With `NETDIAG_SCENARIOS=core` that is, at most, the first scenario that hits each diagnosis and those that `core`
+/// names: a sample for a slow machine.
+pub fn main(scenarios: &[&'static [Scenario]], expected: &'static [ExpectedSkip], core: &[&str]) -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
-    let all: Vec<Scenario> = scenarios.iter().flat_map(|group| group.iter().copied()).collect();
+    let mut all: Vec<Scenario> = scenarios.iter().flat_map(|group| group.iter().copied()).collect();
     if let Some(name) = first_duplicate(&all) {
         eprintln!("two scenarios are called {name}");
         return ExitCode::FAILURE;
+    }
+    if let Some(name) = core.iter().find(|name| !all.iter().any(|scenario| scenario.full_name() == **name)) {
+        eprintln!("no scenario is called {name}, which the core should have");
+        return ExitCode::FAILURE;
+    }
+    if std::env::var_os("NETDIAG_SCENARIOS").is_some_and(|value| value == "core") {
+        keep_core(&mut all, core);
     }
     let trials = all.into_iter().map(|scenario| trial(scenario, expected)).collect();
     if arguments.list {
@@ -51,9 +65,18 @@ fn first_duplicate(scenarios: &[Scenario]) -> Option<String> {
     scenarios.iter().map(Scenario::full_name).find(|name| !names.insert(name.clone()))
 }
 
+/// Drops all but the first scenario that hits each diagnosis, and those that are named.
+fn keep_core(scenarios: &mut Vec<Scenario>, named: &[&str]) {
+    let mut codes = BTreeSet::new();
+    scenarios.retain(|scenario| {
+        let is_first = scenario.code().is_some_and(|code| codes.insert(code));
+        is_first || named.contains(&scenario.full_name().as_str())
+    });
+}
+
 fn trial(scenario: Scenario, expected: &'static [ExpectedSkip]) -> Trial {
     let name = scenario.full_name();
-    Trial::ignorable_test(name.clone(), move || match run_within_limit(&scenario) {
+    Trial::ignorable_test(name.clone(), move || match in_turn(&scenario) {
         Ok(()) => Ok(Completion::Completed),
         Err(error) => match error.downcast_ref::<Skip>() {
             Some(Skip(reason)) => judge_skip(&name, reason, expected),
@@ -75,6 +98,18 @@ fn kernel_release() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 
+/// Its time begins when it may run.
+fn in_turn(scenario: &Scenario) -> Result<()> {
+    // The lock guards no data that a panic could have left half done.
+    if scenario.alone {
+        let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+        run_within_limit(scenario)
+    } else {
+        let _beside_others = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+        run_within_limit(scenario)
+    }
+}
+
 /// What the scenario itself said, or that it panicked or took too long.
 fn run_within_limit(scenario: &Scenario) -> Result<()> {
     let (report, result) = mpsc::channel();
@@ -84,7 +119,8 @@ fn run_within_limit(scenario: &Scenario) -> Result<()> {
         let _ =
             report.send(outcome.unwrap_or_else(|panic| Err(anyhow!("panicked: {}", panic_text(&*panic)))));
     })?;
-    match result.recv_timeout(scenario.limit) {
+    let limit = patience(scenario.limit);
+    match result.recv_timeout(limit) {
         Ok(outcome) => {
             let _ = thread.join();
             outcome
@@ -97,7 +133,7 @@ fn run_within_limit(scenario: &Scenario) -> Result<()> {
                 Ok(Ok(())) => "; it ended when its processes were killed".to_owned(),
                 Err(_) => "; it hangs even now".to_owned(),
             };
-            Err(anyhow!("took longer than {:?}{said}", scenario.limit))
+            Err(anyhow!("took longer than {limit:?}{said}"))
         }
     }
 }
@@ -150,6 +186,7 @@ fn children() -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Instant;
 
     use super::*;
@@ -175,6 +212,46 @@ mod tests {
         let skipped =
             run_within_limit(&Scenario::harness("skips", || crate::scenario::skip("no such thing")));
         assert!(skipped.unwrap_err().is::<Skip>());
+    }
+
+    #[test]
+    fn the_core_hits_each_diagnosis_once() {
+        let run = || Ok(());
+        let mut scenarios = vec![
+            Scenario::hit("reset.linger", "v4", run),
+            Scenario::hit("reset.linger", "v6", run),
+            Scenario::near_miss("reset.linger", "shutdown", run),
+            Scenario::healthy("connect", run),
+            Scenario::healthy("many", run),
+        ];
+        keep_core(&mut scenarios, &["healthy__connect"]);
+        let names: Vec<String> = scenarios.iter().map(Scenario::full_name).collect();
+        assert_eq!(names, ["reset_linger__hit_v4", "healthy__connect"]);
+    }
+
+    #[test]
+    fn nothing_runs_beside_one_that_runs_alone() {
+        static RUNNING: AtomicUsize = AtomicUsize::new(0);
+        fn beside() -> Result<()> {
+            RUNNING.fetch_add(1, Ordering::SeqCst);
+            thread::sleep(Duration::from_millis(5));
+            RUNNING.fetch_sub(1, Ordering::SeqCst);
+            Ok(())
+        }
+        fn alone() -> Result<()> {
+            let before = RUNNING.load(Ordering::SeqCst);
+            thread::sleep(Duration::from_millis(20));
+            anyhow::ensure!((before, RUNNING.load(Ordering::SeqCst)) == (0, 0));
+            Ok(())
+        }
+        thread::scope(|scope| {
+            let others = || (0..20).try_for_each(|_| in_turn(&Scenario::harness("beside", beside)));
+            let threads: Vec<_> = (0..2).map(|_| scope.spawn(others)).collect();
+            for _ in 0..3 {
+                in_turn(&Scenario::harness("alone", alone).alone()).unwrap();
+            }
+            threads.into_iter().for_each(|thread| thread.join().unwrap().unwrap());
+        });
     }
 
     #[test]

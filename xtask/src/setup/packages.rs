@@ -23,6 +23,9 @@ const TOOLS: &[Tool] = &[
     Tool { program: "iptables", package: "iptables", level: Level::Test },
     Tool { program: "nc", package: "netcat-openbsd", level: Level::Test },
     Tool { program: "python3", package: "python3", level: Level::Test },
+    Tool { program: "qemu-system-x86_64", package: "qemu-system-x86", level: Level::Vm },
+    Tool { program: "depmod", package: "kmod", level: Level::Vm },
+    Tool { program: "xz", package: "xz-utils", level: Level::Vm },
 ];
 
 /// The programs that must be there.

@@ -1,0 +1,71 @@
+//! Connections that fail.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt,
+};
+use serde::{Deserialize, Serialize};
+
+/// How many were tried.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Failed {
+    pub tried: u64,
+}
+
+/// Connects to `count` ports, from `first` on.
+pub fn refused(first: SocketAddrV4, count: u16, interval_ms: u64) -> Failed {
+    for number in 0..count {
+        // That it fails is the point.
+        let _ = TcpStream::connect((*first.ip(), first.port() + number));
+        std::thread::sleep(Duration::from_millis(interval_ms));
+    }
+    Failed { tried: count.into() }
+}
+
+/// In turn: refused, no route, given up while a firewall drops the SYN, refused datagram, reset by the peer.
+pub fn run(seconds: f64, dropped: SocketAddrV4) -> Result<Failed> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let open = listener.local_addr()?;
+    let start = Instant::now();
+    let mut tried = 0;
+    while start.elapsed().as_secs_f64() < seconds {
+        let port = 1024 + (tried % 30_000) as u16;
+        let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
+        let _ = TcpStream::connect((Ipv4Addr::new(192, 0, 2, 1), port));
+        give_up(dropped)?;
+        refused_datagram(port)?;
+        reset(&listener, open)?;
+        tried += 5;
+    }
+    Ok(Failed { tried })
+}
+
+fn give_up(to: SocketAddrV4) -> Result<()> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
+    // EINPROGRESS; it is closed at once.
+    let _ = connect(socket.as_raw_fd(), &SockaddrIn::from(to));
+    Ok(())
+}
+
+fn refused_datagram(port: u16) -> Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    socket.connect((Ipv4Addr::LOCALHOST, port))?;
+    let _ = socket.send(b"?");
+    // Takes the error, or finds nothing.
+    let _ = nix::sys::socket::recv(socket.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT);
+    Ok(())
+}
+
+fn reset(listener: &TcpListener, to: SocketAddr) -> Result<()> {
+    let client = TcpStream::connect(to).context("connecting to the open port")?;
+    let (server, _) = listener.accept()?;
+    setsockopt(&server, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
+    drop(server);
+    drop(client);
+    Ok(())
+}
