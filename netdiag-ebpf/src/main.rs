@@ -2,6 +2,7 @@
 #![no_std]
 #![no_main]
 
+mod answer;
 mod kernel;
 mod limits;
 mod maps;

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_probe_read_kernel}
 use netdiag_ebpf::fields::{ABSENT, Field};
 use netdiag_ebpf::records::{TcpSummary, Tuple};
 
-use super::{load, netns_inum, probe, probe_pointer};
+use super::{netns_inum, probe, probe_pointer};
 use crate::maps::{offset, origin};
 
 pub const AF_INET: u16 = 2;

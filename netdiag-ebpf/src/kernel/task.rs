@@ -2,8 +2,8 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_get_current_task_btf};
-use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::generated::bpf_get_current_task_btf;
 use netdiag_ebpf::fields::Field;
 use netdiag_ebpf::records::Owner;
 

@@ -9,7 +9,7 @@ use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use netdiag_ebpf::records::{IcmpRecord, PacketInfo, kind};
 
-use super::packet::answered;
+use crate::answer::answered;
 use crate::kernel::skb;
 use crate::maps::send;
 

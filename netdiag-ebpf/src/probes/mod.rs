@@ -4,7 +4,6 @@ mod drop;
 mod error;
 mod icmp;
 mod neighbour;
-mod packet;
 mod process;
 mod reset;
 mod result;

@@ -13,8 +13,8 @@ use netdiag_ebpf::config::FLAG_RESET_REASON;
 use netdiag_ebpf::fields::Field;
 use netdiag_ebpf::records::{PacketInfo, ResetRecord, kind, step};
 
-use super::packet::answered;
 use super::socket::{add_step, entry_of};
+use crate::answer::answered;
 use crate::kernel::{probe, sock};
 use crate::maps::{config, send};
 use crate::sockets;
