@@ -175,18 +175,24 @@ fn closed(sk: *const c_void, old: u8) {
     let abrupt = matches!(old, state::SYN_SENT | state::ESTABLISHED | state::CLOSE_WAIT);
     // SAFETY: `sk` is the tp_btf argument.
     let id = unsafe { sock::id(sk) };
-    let place = match sockets::find(id) {
-        None if abrupt => made_now(id, sk).and_then(|_| sockets::find(id)),
-        place => place,
+    let place = sockets::find(id);
+    let entry = match place {
+        Some(place) => place.entry(),
+        None if abrupt => made_now(id, sk),
+        None => None,
     };
-    let Some(place) = place else { return };
-    let Some(entry) = place.entry() else { return };
+    let Some(entry) = entry else { return };
     const MORE: u32 = socket_flag::ASKED | socket_flag::TIMELINE | socket_flag::SUSPECT;
     if abrupt || entry.flags & MORE != 0 {
         sockets::verify(id, entry);
         ended(sk, old, abrupt, entry);
+        // Looked for once more: with `place` kept the verifier would walk the above for each of its values.
+        if let Some(place) = sockets::find(id) {
+            place.give_to(0);
+        }
+    } else if let Some(place) = place {
+        place.give_to(0);
     }
-    place.give_to(0);
 }
 
 /// The end of a connection that has something to tell.
