@@ -101,8 +101,8 @@ pub fn data(skb: *const c_void) -> Option<*const c_void> {
 }
 
 /// The packet that the ICMP error at `ip` quotes; its transport header is cut behind 8 bytes. `false` if it is none
-/// of TCP or UDP.
-#[inline(always)]
+/// of TCP or UDP. A function of its own: its frame and that of its callers would not fit one.
+#[inline(never)]
 pub fn parse_quoted(ip: *const c_void, error: &PacketInfo, quoted: &mut PacketInfo) -> bool {
     const ICMP_HEADER: usize = 8;
     let length = match error.tuple.family {

@@ -13,8 +13,9 @@ use core::ffi::c_void;
 use aya_ebpf::macros::{btf_tracepoint, fentry, kprobe};
 use aya_ebpf::programs::{BtfTracePointContext, FEntryContext, ProbeContext};
 use netdiag_ebpf::counters::Counter;
-use netdiag_ebpf::records::{IcmpRecord, PacketInfo, WireRecord, direction, kind};
+use netdiag_ebpf::records::{IcmpRecord, PacketInfo, direction, kind};
 
+use super::wire::send_wire;
 use crate::answer::answered;
 use crate::kernel::skb;
 use crate::limits::permit;
@@ -62,12 +63,7 @@ fn received(packet_skb: *const c_void) {
     }
     skb::place(packet_skb, None, packet);
     packet.direction = direction::INGRESS;
-    send::<WireRecord>(kind::WIRE, |record| {
-        // SAFETY: reserved memory of the ring buffer.
-        let record = unsafe { &mut *record };
-        record.packet = *packet;
-        record.quoted = quoted.tuple;
-    });
+    send_wire(packet, quoted);
 }
 
 #[btf_tracepoint(function = "icmp_send")]

@@ -48,6 +48,18 @@ pub fn is_noted(packet: &PacketInfo) -> bool {
     }
 }
 
+/// Sends a packet; `quoted` is empty unless it is an ICMP error.
+#[inline(always)]
+pub fn send_wire(packet: &PacketInfo, quoted: &PacketInfo) {
+    send::<WireRecord>(kind::WIRE, |record| {
+        // SAFETY: reserved memory of the ring buffer; copied in place, since by value both would be on the stack.
+        unsafe {
+            (&raw mut (*record).packet).copy_from_nonoverlapping(packet, 1);
+            (&raw mut (*record).quoted).copy_from_nonoverlapping(&quoted.tuple, 1);
+        }
+    });
+}
+
 #[classifier]
 pub fn wire_ingress(ctx: TcContext) -> i32 {
     note(&ctx, direction::INGRESS);

@@ -12,11 +12,11 @@ use core::ffi::c_void;
 
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
-use netdiag_ebpf::records::{Tuple, WireRecord, direction, kind};
+use netdiag_ebpf::records::direction;
 
-use super::is_noted;
+use super::{is_noted, send_wire};
 use crate::kernel::skb;
-use crate::maps::{Scratch, WATCHED_NETNS, is_any_interest, is_interesting, packet_scratch, send};
+use crate::maps::{Scratch, WATCHED_NETNS, is_any_interest, is_interesting, packet_scratch};
 
 const IPPROTO_TCP: u16 = 6;
 /// include/net/net_namespace.h: the loopback interface has this index in every namespace.
@@ -69,11 +69,6 @@ fn note(packet_skb: *const c_void, ip: *const c_void, way: Scratch) -> Option<()
         return None;
     }
     WATCHED_NETNS.get_ptr(packet.netns)?;
-    send::<WireRecord>(kind::WIRE, |record| {
-        // SAFETY: reserved memory of the ring buffer.
-        let record = unsafe { &mut *record };
-        record.packet = *packet;
-        record.quoted = if is_error { quoted.tuple } else { Tuple::default() };
-    });
+    send_wire(packet, quoted);
     Some(())
 }
