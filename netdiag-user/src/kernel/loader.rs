@@ -14,7 +14,7 @@ use super::counters::{self, Counts};
 use super::reasons::Reasons;
 use super::registry::{Attach, PROBES, Probe, Use};
 use super::wire::{Outcome, Wire};
-use super::{KernelError, capabilities, offsets};
+use super::{KernelError, attach_ids, capabilities, offsets};
 use crate::enrich::netns;
 
 /// The eBPF object, compiled from netdiag-ebpf by build.rs.
@@ -89,10 +89,11 @@ impl Session {
         let actions = reasons.drop_actions();
         let errno_mask = errno_mask();
         let own_netns = own_netns();
-        let mut loader = EbpfLoader::new();
-        let aya_btf = aya::Btf::from_sys_fs()?;
-        let mut ebpf = loader
-            .btf(Some(&aya_btf))
+        let ids = attach_ids::tracepoints(&btf, tracepoints())?;
+        // Programs of Rust have no relocations for which aya would need the kernel's BTF.
+        drop(btf);
+        let mut ebpf = EbpfLoader::new()
+            .btf(None)
             .override_global("OFFSETS", offsets.values.as_slice(), true)
             .override_global("CONFIG", &config, true)
             .override_global("OWN_NETNS", &own_netns, true)
@@ -116,7 +117,7 @@ impl Session {
             if !session.wants(probe.when, options) {
                 continue;
             }
-            let state = attach(&mut session.ebpf, probe, &aya_btf);
+            let state = attach(&mut session.ebpf, probe, &ids);
             if probe.required && state.attached.is_none() {
                 let why = state.failures.iter().map(|(how, why)| format!("{how}: {why}")).collect::<Vec<_>>();
                 return Err(KernelError::RequiredProbe { probe: probe.name, why: why.join("; ") });
@@ -228,6 +229,14 @@ fn errno_mask() -> [u64; ERRNO_WORDS] {
 
 fn own_netns() -> u32 {
     netns::current_inode().and_then(|inode| u32::try_from(inode).ok()).unwrap_or(0)
+}
+
+/// All that programs may be attached to by BTF.
+fn tracepoints() -> impl Iterator<Item = &'static str> {
+    PROBES.iter().flat_map(|probe| probe.alternatives).filter_map(|how| match how {
+        Attach::BtfTracepoint(name) => Some(*name),
+        Attach::Tracepoint(..) | Attach::Tc => None,
+    })
 }
 
 fn attach(ebpf: &mut Ebpf, probe: &'static Probe, btf: &aya::Btf) -> ProbeState {

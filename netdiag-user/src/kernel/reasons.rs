@@ -72,6 +72,11 @@ impl Reasons {
         self.drops.get(&reason).cloned().unwrap_or_else(|| format!("reason {reason}"))
     }
 
+    /// Whether a drop reason has this name.
+    pub fn is_drop(&self, reason: u32, name: &str) -> bool {
+        self.drops.get(&reason).is_some_and(|known| known == name)
+    }
+
     /// Name of a reset reason, `None` for none.
     pub fn reset_name(&self, reason: u32) -> Option<&str> {
         self.resets.get(&reason).map(String::as_str)

@@ -72,6 +72,17 @@ impl Btf {
         Ok(params)
     }
 
+    /// The id of the typedef `btf_trace_NAME`, by which a program is attached to a tracepoint. Of several the
+    /// first, as libbpf takes it.
+    pub fn tracepoint_id(&self, name: &str) -> Option<u32> {
+        let name = format!("btf_trace_{name}");
+        let is_it = |id: &u32| {
+            self.type_by_id(*id)
+                .is_ok_and(|ty| ty.kind == Kind::Typedef && self.string(ty.name) == name.as_bytes())
+        };
+        self.blobs().flat_map(|blob| blob.candidates(&name)).filter(is_it).min()
+    }
+
     /// The parameters of a function.
     ///
     /// # Errors
