@@ -82,6 +82,10 @@ impl Session {
     /// Checks rights, resolves the kernel's fields, loads and attaches.
     pub fn start(options: Options) -> Result<(Self, RingBuf<MapData>), KernelError> {
         capabilities::require()?;
+        let mut loader = EbpfLoader::new();
+        // It has read all of the kernel's BTF, 15 MB, for relocations that programs of Rust do not have. It goes
+        // before anything else comes.
+        loader.btf(None);
         let btf = Btf::vmlinux().map_err(KernelError::NoBtf)?;
         let offsets = offsets::resolve(&btf)?;
         let reasons = Reasons::read(&btf);
@@ -90,10 +94,8 @@ impl Session {
         let errno_mask = errno_mask();
         let own_netns = own_netns();
         let ids = attach_ids::tracepoints(&btf, tracepoints())?;
-        // Programs of Rust have no relocations for which aya would need the kernel's BTF.
         drop(btf);
-        let mut ebpf = EbpfLoader::new()
-            .btf(None)
+        let mut ebpf = loader
             .override_global("OFFSETS", offsets.values.as_slice(), true)
             .override_global("CONFIG", &config, true)
             .override_global("OWN_NETNS", &own_netns, true)
