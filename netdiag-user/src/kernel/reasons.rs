@@ -62,6 +62,13 @@ impl Reasons {
         }
     }
 
+    /// Of a kernel with these drop reasons.
+    #[cfg(test)]
+    pub(crate) fn of_drops<const N: usize>(drops: [(u32, &str); N]) -> Self {
+        let drops = drops.into_iter().map(|(number, name)| (number, name.to_owned())).collect();
+        Self { drops, ..Self::default() }
+    }
+
     /// Whether the kernel names drop reasons (5.17).
     pub fn has_drops(&self) -> bool {
         !self.drops.is_empty()

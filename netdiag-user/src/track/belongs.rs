@@ -1,6 +1,7 @@
 //! Which events belong to a connection.
 
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::connection::{Connection, End};
@@ -83,9 +84,13 @@ impl Keyed for Event {
         };
         [Some(keys.of(first)), second.map(|by| keys.of(by))]
     }
+
+    fn is_rare(&self) -> bool {
+        matches!(self, Event::RouteFailed(_) | Event::NeighbourFailed(_))
+    }
 }
 
-impl Keyed for Connection {
+impl Keyed for Rc<Connection> {
     fn keys(&self, keys: &Keys) -> [Option<Key>; 2] {
         [Some(keys.of(By::flow(&self.tuple()))), None]
     }
@@ -94,8 +99,8 @@ impl Keyed for Connection {
 /// The other end of a connection, where it ended on this machine too.
 pub(super) fn other_end<'a>(
     connection: &Connection,
-    ended: &'a Window<Connection>,
-) -> Option<&'a Connection> {
+    ended: &'a Window<Rc<Connection>>,
+) -> Option<&'a Rc<Connection>> {
     /// The same ports are not used so often while one connection lasts.
     const LATEST: usize = 256;
     let reversed = connection.tuple().reversed();
@@ -124,29 +129,38 @@ impl<'a> Belongs<'a> {
     }
 
     /// The events that are its own, in the order of the window, and how many were left out of very many.
-    pub(super) fn select<'w>(&self, window: &'w Window<Event>, reasons: &Reasons) -> (Vec<&'w Event>, u64) {
+    ///
+    /// `numbers` is working memory.
+    pub(super) fn select<'w, 'n: 'w>(
+        &self,
+        window: &'w Window<Event>,
+        reasons: &Reasons,
+        numbers: &'n mut Vec<u64>,
+    ) -> (impl Iterator<Item = &'w Event> + use<'w, 'n, '_, 'a>, u64) {
         let connection = self.connection;
         let destination = connection.peer.ip();
-        let mut numbers = Vec::new();
-        let mut find = |by: By| window.find(window.keys.of(by), self.from_ns, &mut numbers);
+        numbers.clear();
+        let mut find = |by: By| window.find(window.keys.of(by), self.from_ns, numbers);
         let mut left_out = find(By::flow(&self.tuple));
         if self.sock != 0 {
             let peer = connection.peer;
             left_out += find(By::Socket { sock: self.sock, netns: connection.netns, peer });
         }
-        if let Some(owner) = &connection.owner {
-            left_out += find(By::RouteOf { destination, tid: owner.tid });
-        }
-        left_out += find(By::RouteFrom { destination, source: connection.local.ip() });
-        left_out += find(By::NeighbourIn { netns: connection.netns });
-        left_out += find(By::Neighbour { address: destination });
-        for netns in self.waited_for_neighbours(window, reasons, &numbers) {
-            left_out += window.find(window.keys.of(By::NeighbourIn { netns }), self.from_ns, &mut numbers);
+        if window.has_rare() {
+            if let Some(owner) = &connection.owner {
+                left_out += find(By::RouteOf { destination, tid: owner.tid });
+            }
+            left_out += find(By::RouteFrom { destination, source: connection.local.ip() });
+            left_out += find(By::NeighbourIn { netns: connection.netns });
+            left_out += find(By::Neighbour { address: destination });
+            for netns in self.waited_for_neighbours(window, reasons, numbers) {
+                left_out += window.find(window.keys.of(By::NeighbourIn { netns }), self.from_ns, numbers);
+            }
         }
         numbers.sort_unstable();
         numbers.dedup();
         let events = numbers.iter().filter_map(|number| window.get(*number));
-        (events.filter(|event| self.has(event)).collect(), left_out)
+        (events.filter(|event| self.has(event)), left_out)
     }
 
     /// Other namespaces in which a packet of this connection was dropped for a neighbour.
@@ -237,3 +251,7 @@ pub(super) fn keep_relevant_neighbours(connection: &Connection, timeline: &mut V
         _ => true,
     });
 }
+
+#[cfg(test)]
+#[path = "belongs_tests.rs"]
+mod tests;

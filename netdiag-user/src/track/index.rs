@@ -2,7 +2,9 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
+
+use ahash::RandomState;
 
 /// Hash of what is looked for. Whoever finds something by it still compares: two things may have one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,29 +46,67 @@ impl Hasher for Hashed {
     }
 }
 
-/// The numbers of all that has a key, the oldest first.
+/// Numbers that have one key, the oldest first. Most keys have one.
+#[derive(Debug)]
+pub(super) enum Numbers {
+    One(u64),
+    Many(VecDeque<u64>),
+}
+
+impl Numbers {
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = u64> {
+        let (one, many) = match self {
+            Self::One(number) => (Some(*number), None),
+            Self::Many(numbers) => (None, Some(numbers)),
+        };
+        one.into_iter().chain(many.into_iter().flatten().copied())
+    }
+}
+
+/// The numbers of all that has a key.
 #[derive(Debug, Default)]
-pub(super) struct Index(HashMap<Key, VecDeque<u64>, BuildHasherDefault<Hashed>>);
+pub(super) struct Index(HashMap<Key, Numbers, BuildHasherDefault<Hashed>>);
 
 impl Index {
     pub(super) fn add(&mut self, key: Key, number: u64) {
-        self.0.entry(key).or_default().push_back(number);
+        match self.0.entry(key) {
+            Entry::Vacant(entry) => {
+                entry.insert(Numbers::One(number));
+            }
+            Entry::Occupied(mut entry) => match entry.get_mut() {
+                Numbers::Many(numbers) => numbers.push_back(number),
+                Numbers::One(first) => {
+                    let both = VecDeque::from([*first, number]);
+                    entry.insert(Numbers::Many(both));
+                }
+            },
+        }
     }
 
     /// What leaves is the oldest of its key, or nearly so, and is looked for from there.
     pub(super) fn remove(&mut self, key: Key, number: u64) {
         let Entry::Occupied(mut entry) = self.0.entry(key) else { return };
-        let numbers = entry.get_mut();
-        if let Some(at) = numbers.iter().position(|other| *other == number) {
-            numbers.remove(at);
-        }
-        if numbers.is_empty() {
+        let is_last = match entry.get_mut() {
+            Numbers::One(one) => *one == number,
+            Numbers::Many(numbers) => {
+                if let Some(at) = numbers.iter().position(|other| *other == number) {
+                    numbers.remove(at);
+                }
+                numbers.is_empty()
+            }
+        };
+        if is_last {
             entry.remove();
         }
     }
 
-    pub(super) fn get(&self, key: Key) -> Option<&VecDeque<u64>> {
+    pub(super) fn get(&self, key: Key) -> Option<&Numbers> {
         self.0.get(&key)
+    }
+
+    /// The latest first.
+    pub(super) fn latest(&self, key: Key) -> impl Iterator<Item = u64> {
+        self.get(key).into_iter().flat_map(|numbers| numbers.iter().rev())
     }
 
     #[cfg(test)]
@@ -84,12 +124,12 @@ mod tests {
         let keys = Keys::default();
         let mut index = Index::default();
         for number in 0..3 {
-            index.add(keys.of("even or odd"), number);
+            index.add(keys.of("all"), number);
             index.add(keys.of(number), number);
         }
-        assert_eq!(index.get(keys.of("even or odd")).map(|numbers| numbers.len()), Some(3));
+        assert_eq!(index.latest(keys.of("all")).collect::<Vec<_>>(), [2, 1, 0]);
         for number in [1, 0, 2] {
-            index.remove(keys.of("even or odd"), number);
+            index.remove(keys.of("all"), number);
             index.remove(keys.of(number), number);
         }
         assert!(index.is_empty());
@@ -102,6 +142,6 @@ mod tests {
         index.add(keys.of(1), 1);
         index.remove(keys.of(1), 2);
         index.remove(keys.of(2), 1);
-        assert_eq!(index.get(keys.of(1)).map(|numbers| numbers.len()), Some(1));
+        assert_eq!(index.latest(keys.of(1)).collect::<Vec<_>>(), [1]);
     }
 }

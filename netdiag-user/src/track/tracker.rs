@@ -1,14 +1,15 @@
 //! The window of what was seen, and the connections that wait for the last of their evidence.
 
-use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::belongs::{Belongs, keep_relevant_neighbours, other_end};
 use super::connection::{Connection, End};
+use super::index::Keys;
 use super::taken::errno_of;
 use super::teller::Teller;
 use super::timeline::{Moment, What};
-use super::waiting::{Pending, Waiting};
+use super::waiting::{Grace, Pending, Waiting};
 use super::window::Window;
 use crate::enrich::netns::Names;
 use crate::kernel::reasons::Reasons;
@@ -54,8 +55,11 @@ pub struct Finished {
 /// Connections whose grace is over, to be finished one by one: see [`Tracker::finish`].
 #[derive(Debug)]
 pub struct Due {
-    pending: VecDeque<Box<Pending>>,
+    now_ns: u64,
+    /// So many of the oldest are finished before they are due.
+    excess: usize,
     names: Names,
+    numbers: Vec<u64>,
 }
 
 /// See the module's documentation.
@@ -65,17 +69,18 @@ pub struct Tracker {
     teller: Teller,
     window: Window<Event>,
     /// Connections that ended lately, to find a connection's other end.
-    ended: Window<Connection>,
+    ended: Window<Rc<Connection>>,
     waiting: Waiting,
 }
 
 impl Tracker {
     pub fn new(limits: Limits, reasons: Reasons) -> Self {
+        let keys = Keys::default();
         Self {
             limits,
             teller: Teller::new(reasons),
-            window: Window::new(limits.events),
-            ended: Window::new(limits.pending),
+            window: Window::new(limits.events, keys.clone()),
+            ended: Window::new(limits.pending, keys),
             waiting: Waiting::default(),
         }
     }
@@ -96,14 +101,17 @@ impl Tracker {
         self.waiting.next_due_ns()
     }
 
-    /// Takes out connections whose grace is over.
-    pub fn take_due(&mut self, now_ns: u64) -> Due {
-        Due { pending: self.waiting.take_due(now_ns, self.limits.pending), names: Names::default() }
+    /// The connections whose grace is over at this time.
+    pub fn take_due(&self, now_ns: u64) -> Due {
+        let excess = self.waiting.len().saturating_sub(self.limits.pending);
+        Due { now_ns, excess, names: Names::default(), numbers: Vec::new() }
     }
 
     /// The next of these with all that belongs to it.
-    pub fn finish(&self, due: &mut Due) -> Option<Finished> {
-        due.pending.pop_front().map(|pending| self.finished(*pending, &due.names))
+    pub fn finish(&mut self, due: &mut Due) -> Option<Finished> {
+        let pending = self.waiting.take(due.now_ns, due.excess > 0)?;
+        due.excess = due.excess.saturating_sub(1);
+        Some(self.finished(pending, due))
     }
 
     /// Connections whose grace is over.
@@ -118,13 +126,10 @@ impl Tracker {
     }
 
     fn connection_ended(&mut self, end: ConnectionEnd) {
-        let connection = Connection::ended(&end, &self.teller.reasons);
-        self.ended.push(connection.clone());
-        let grace = if connection.died_connecting() && connection.errno.is_none() {
-            self.limits.late_answer
-        } else {
-            self.limits.grace
-        };
+        let connection = Rc::new(Connection::ended(&end, &self.teller.reasons));
+        self.ended.push(Rc::clone(&connection));
+        let gave_up = connection.died_connecting() && connection.errno.is_none();
+        let grace = if gave_up { Grace::Long } else { Grace::Short };
         self.wait(connection, end.sock, grace, |pending| {
             pending.steps = end.steps;
             pending.error_taken = end.error_taken;
@@ -137,33 +142,37 @@ impl Tracker {
         }
         let (sock, failed) = (call.sock, (call.time_ns, call.call, call.errno));
         let set = |pending: &mut Pending| pending.call = Some(failed);
-        self.wait(Connection::call_failed(call), sock, self.limits.grace, set);
+        self.wait(Rc::new(Connection::call_failed(call)), sock, Grace::Short, set);
     }
 
     fn socket_error(&mut self, error: SocketError) {
         let (sock, error_taken) = (error.sock, error.errno == 0 && error.soft_errno == 0);
         let set = |pending: &mut Pending| pending.error_taken = error_taken;
-        self.wait(Connection::socket_error(error), sock, self.limits.grace, set);
+        self.wait(Rc::new(Connection::socket_error(error)), sock, Grace::Short, set);
     }
 
-    fn wait(&mut self, connection: Connection, sock: u64, grace: Duration, set: impl FnOnce(&mut Pending)) {
-        let due_ns = connection.end_ns.saturating_add(nanoseconds(grace));
+    fn wait(&mut self, connection: Rc<Connection>, sock: u64, grace: Grace, set: impl FnOnce(&mut Pending)) {
+        let time = if grace == Grace::Short { self.limits.grace } else { self.limits.late_answer };
+        let due_ns = connection.end_ns.saturating_add(nanoseconds(time));
         let mut pending =
             Pending { connection, sock, steps: Vec::new(), call: None, error_taken: false, due_ns };
         set(&mut pending);
-        self.waiting.push(pending);
+        self.waiting.push(pending, grace);
     }
 
-    fn finished(&self, pending: Pending, names: &Names) -> Finished {
-        let Pending { mut connection, sock, steps, call, error_taken, .. } = pending;
+    fn finished(&self, pending: Pending, due: &mut Due) -> Finished {
+        let Pending { connection, sock, steps, call, error_taken, .. } = pending;
+        let mut connection = Rc::unwrap_or_clone(connection);
         let belongs = Belongs::new(&connection, sock);
-        let (events, left_out) = belongs.select(&self.window, &self.teller.reasons);
-        let mut timeline = Vec::with_capacity(steps.len() + usize::from(call.is_some()) + events.len());
+        let Due { names, numbers, .. } = due;
+        let (events, left_out) = belongs.select(&self.window, &self.teller.reasons, numbers);
+        let mut timeline =
+            Vec::with_capacity(steps.len() + usize::from(call.is_some()) + events.size_hint().1.unwrap_or(0));
         timeline.extend(steps.iter().filter_map(|step| self.teller.step(step)));
         if let Some((time_ns, call, errno)) = call {
             timeline.push(Moment { time_ns, what: What::CallFailed { call, errno } });
         }
-        timeline.extend(events.into_iter().filter_map(|event| self.teller.moment(&connection, event, names)));
+        timeline.extend(events.filter_map(|event| self.teller.moment(&connection, event, names)));
         keep_relevant_neighbours(&connection, &mut timeline);
         timeline.sort_by_key(|moment| moment.time_ns);
         // What led to a failed call came before it, and an ICMP error comes for a datagram sent earlier.
@@ -174,7 +183,7 @@ impl Tracker {
         if error_taken && connection.errno.is_none() {
             connection.errno = errno_of(&connection, &timeline);
         }
-        let other_end = other_end(&connection, &self.ended).cloned().map(Box::new);
+        let other_end = other_end(&connection, &self.ended).map(|other| Box::new(Connection::clone(other)));
         Finished { connection, sock, timeline, left_out, other_end }
     }
 }

@@ -1,8 +1,7 @@
 //! Connections that ended and wait for the last of their evidence.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
-use std::net::SocketAddr;
+use std::collections::VecDeque;
+use std::rc::Rc;
 
 use super::connection::{Connection, End};
 use super::index::{Index, Key, Keys};
@@ -11,7 +10,8 @@ use crate::probes::{Call, CallFailed, Owner, Step};
 /// A connection that waits.
 #[derive(Debug)]
 pub(super) struct Pending {
-    pub(super) connection: Connection,
+    /// Shared with what is remembered of ended connections.
+    pub(super) connection: Rc<Connection>,
     pub(super) sock: u64,
     pub(super) steps: Vec<Step>,
     pub(super) call: Option<(u64, Call, i32)>,
@@ -19,54 +19,62 @@ pub(super) struct Pending {
     pub(super) due_ns: u64,
 }
 
+/// How long one waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Grace {
+    Short,
+    Long,
+}
+
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    /// In the order of arrival. One that was finished leaves its place empty until all before it are gone, which
-    /// takes no longer than the longest grace.
-    queue: VecDeque<Option<Box<Pending>>>,
-    /// Number of the first of `queue`.
-    first: u64,
-    count: usize,
-    /// Times and numbers. One whose time was changed is in it twice.
-    due: BinaryHeap<Reverse<(u64, u64)>>,
-    /// Those that a failed connect() may turn out to be.
-    unexplained: Index,
+    short: Queue,
+    long: Queue,
+    arrived: u64,
     keys: Keys,
 }
 
+/// Those with the same grace: as they came, so they are due.
+#[derive(Debug, Default)]
+struct Queue {
+    /// With the number of its arrival; `None`: it moved to the other queue.
+    pending: VecDeque<Option<(u64, Pending)>>,
+    /// Number of the first of `pending` in this queue.
+    first: u64,
+    count: usize,
+    /// Those that a failed connect() may turn out to be.
+    unexplained: Index,
+}
+
 impl Waiting {
-    pub(super) fn push(&mut self, pending: Pending) {
-        let number = self.first + self.queue.len() as u64;
-        if pending.call.is_none() {
-            self.unexplained.add(key_of_pending(&self.keys, &pending), number);
-        }
-        self.due.push(Reverse((pending.due_ns, number)));
-        self.queue.push_back(Some(Box::new(pending)));
-        self.count += 1;
+    pub(super) fn push(&mut self, pending: Pending, grace: Grace) {
+        self.arrived += 1;
+        let queue = if grace == Grace::Short { &mut self.short } else { &mut self.long };
+        queue.push(self.arrived, pending, &self.keys);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.short.count + self.long.count
     }
 
     /// When the first is due.
     pub(super) fn next_due_ns(&self) -> Option<u64> {
-        self.due.peek().map(|Reverse((due_ns, _))| *due_ns)
+        [&self.short, &self.long].into_iter().filter_map(Queue::front).map(|(_, due_ns)| due_ns).min()
     }
 
-    /// Takes those that are due, and the oldest beyond `most`, in the order of arrival.
-    pub(super) fn take_due(&mut self, now_ns: u64, most: usize) -> VecDeque<Box<Pending>> {
-        let excess = self.count.saturating_sub(most);
-        let oldest = (self.first..).zip(&self.queue).filter(|(_, pending)| pending.is_some());
-        let mut numbers: Vec<u64> = oldest.take(excess).map(|(number, _)| number).collect();
-        while let Some(Reverse((due_ns, number))) = self.due.peek().copied()
-            && due_ns <= now_ns
-        {
-            self.due.pop();
-            numbers.push(number);
-        }
-        numbers.sort_unstable();
-        // What is in it twice was taken the first time.
-        let taken = numbers.into_iter().filter_map(|number| self.take(number)).collect();
-        self.tidy();
-        taken
+    /// Takes the first to arrive of those that are due; of all, if `any`.
+    pub(super) fn take(&mut self, now_ns: u64, any: bool) -> Option<Pending> {
+        let arrival = |queue: &Queue| {
+            queue.front().filter(|(_, due_ns)| any || *due_ns <= now_ns).map(|(arrived, _)| arrived)
+        };
+        let queue = match (arrival(&self.short), arrival(&self.long)) {
+            (Some(short), Some(long)) if long < short => &mut self.long,
+            (Some(_), _) => &mut self.short,
+            (None, Some(_)) => &mut self.long,
+            (None, None) => return None,
+        };
+        queue.pop(&self.keys)
     }
 
     /// The state change of the same connect() came just before: one failure, told once. Whether there was one.
@@ -74,52 +82,85 @@ impl Waiting {
         if call.call != Call::Connect {
             return false;
         }
-        let key =
-            key_of(&self.keys, call.sock, call.tuple.destination, call.netns, thread(call.owner.as_ref()));
-        let same = self.unexplained.get(key).into_iter().flatten().rev().copied();
-        let Some(number) = same.into_iter().find(|number| self.at(*number).is_some_and(|p| is_of(p, call)))
-        else {
-            return false;
+        let key = key_of_call(&self.keys, call);
+        let failed = Some((call.time_ns, call.call, call.errno));
+        let (short, long) = (self.short.find(key, call), self.long.find(key, call));
+        let queue = if short.map(|(arrived, _)| arrived) > long.map(|(arrived, _)| arrived) {
+            &mut self.short
+        } else {
+            &mut self.long
         };
-        self.unexplained.remove(key, number);
-        let index = (number - self.first) as usize;
-        let Some(Some(pending)) = self.queue.get_mut(index) else { return false };
-        pending.call = Some((call.time_ns, call.call, call.errno));
-        if pending.connection.errno.is_none() {
-            pending.connection.end = End::CallFailed { call: call.call };
-            pending.connection.errno = Some(call.errno);
-            pending.due_ns = call.time_ns.saturating_add(grace_ns);
-            self.due.push(Reverse((pending.due_ns, number)));
-            self.tidy();
+        let Some((_, number)) = short.max(long) else { return false };
+        queue.unexplained.remove(key, number);
+        let Some(place) = queue.place(number) else { return false };
+        let Some((_, pending)) = place else { return false };
+        pending.call = failed;
+        if pending.connection.errno.is_some() {
+            return true;
+        }
+        let connection = Rc::make_mut(&mut pending.connection);
+        connection.end = End::CallFailed { call: call.call };
+        connection.errno = Some(call.errno);
+        pending.due_ns = call.time_ns.saturating_add(grace_ns);
+        if short < long
+            && let Some((arrived, pending)) = place.take()
+        {
+            self.long.forget_moved();
+            self.short.push(arrived, pending, &self.keys);
         }
         true
     }
+}
 
-    fn at(&self, number: u64) -> Option<&Pending> {
-        let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
-        self.queue.get(index)?.as_deref()
+impl Queue {
+    fn push(&mut self, arrived: u64, pending: Pending, keys: &Keys) {
+        if pending.call.is_none() {
+            let number = self.first + self.pending.len() as u64;
+            self.unexplained.add(key_of_pending(keys, &pending), number);
+        }
+        self.pending.push_back(Some((arrived, pending)));
+        self.count += 1;
     }
 
-    fn take(&mut self, number: u64) -> Option<Box<Pending>> {
-        let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
-        let pending = self.queue.get_mut(index)?.take()?;
+    /// Arrival and time of the first.
+    fn front(&self) -> Option<(u64, u64)> {
+        self.pending.front()?.as_ref().map(|(arrived, pending)| (*arrived, pending.due_ns))
+    }
+
+    fn pop(&mut self, keys: &Keys) -> Option<Pending> {
+        let (_, pending) = self.pending.pop_front()??;
         if pending.call.is_none() {
-            self.unexplained.remove(key_of_pending(&self.keys, &pending), number);
+            self.unexplained.remove(key_of_pending(keys, &pending), self.first);
         }
+        self.first += 1;
         self.count -= 1;
+        self.skip_empty();
         Some(pending)
     }
 
-    /// Forgets what was finished, and times that were changed, as far as they come first.
-    fn tidy(&mut self) {
-        while let Some(None) = self.queue.front() {
-            self.queue.pop_front();
+    /// Arrival and number of the latest that may be this call.
+    fn find(&self, key: Key, call: &CallFailed) -> Option<(u64, u64)> {
+        self.unexplained.latest(key).find_map(|number| {
+            let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
+            let (arrived, pending) = self.pending.get(index)?.as_ref()?;
+            is_of(pending, call).then_some((*arrived, number))
+        })
+    }
+
+    fn place(&mut self, number: u64) -> Option<&mut Option<(u64, Pending)>> {
+        self.pending.get_mut(usize::try_from(number.checked_sub(self.first)?).ok()?)
+    }
+
+    fn forget_moved(&mut self) {
+        self.count -= 1;
+        self.skip_empty();
+    }
+
+    /// The first is always there.
+    fn skip_empty(&mut self) {
+        while let Some(None) = self.pending.front() {
+            self.pending.pop_front();
             self.first += 1;
-        }
-        while let Some(Reverse((due_ns, number))) = self.due.peek()
-            && self.at(*number).is_none_or(|pending| pending.due_ns != *due_ns)
-        {
-            self.due.pop();
         }
     }
 }
@@ -139,10 +180,10 @@ fn thread(owner: Option<&Owner>) -> Option<u32> {
 }
 
 fn key_of_pending(keys: &Keys, pending: &Pending) -> Key {
-    let connection = &pending.connection;
-    key_of(keys, pending.sock, connection.peer, connection.netns, thread(connection.owner.as_ref()))
+    let Connection { peer, netns, owner, .. } = &*pending.connection;
+    keys.of((pending.sock, peer, *netns, thread(owner.as_ref())))
 }
 
-fn key_of(keys: &Keys, sock: u64, peer: SocketAddr, netns: u32, tid: Option<u32>) -> Key {
-    keys.of((sock, peer.port(), netns, tid))
+fn key_of_call(keys: &Keys, call: &CallFailed) -> Key {
+    keys.of((call.sock, &call.tuple.destination, call.netns, thread(call.owner.as_ref())))
 }

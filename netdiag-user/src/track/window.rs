@@ -2,12 +2,17 @@
 
 use std::collections::VecDeque;
 
-use super::index::{Index, Key, Keys};
+use super::index::{Index, Key, Keys, Numbers};
 use crate::probes::Event;
 
 /// What can be found by keys.
 pub(super) trait Keyed {
     fn keys(&self, keys: &Keys) -> [Option<Key>; 2];
+
+    /// Whether there often is none of its kind, so that nobody has to look for it.
+    fn is_rare(&self) -> bool {
+        false
+    }
 }
 
 /// A bounded number of things, of which the oldest goes first.
@@ -18,12 +23,18 @@ pub(super) struct Window<T> {
     /// Number of the first of `things`.
     first: u64,
     index: Index,
+    /// How many of `things` are rare.
+    rare: usize,
     pub(super) keys: Keys,
 }
 
 impl<T: Keyed> Window<T> {
-    pub(super) fn new(most: usize) -> Self {
-        Self { most, things: VecDeque::new(), first: 0, index: Index::default(), keys: Keys::default() }
+    pub(super) fn new(most: usize, keys: Keys) -> Self {
+        Self { most, things: VecDeque::new(), first: 0, index: Index::default(), rare: 0, keys }
+    }
+
+    pub(super) fn has_rare(&self) -> bool {
+        self.rare > 0
     }
 
     pub(super) fn push(&mut self, thing: T) {
@@ -34,7 +45,9 @@ impl<T: Keyed> Window<T> {
                 self.index.remove(key, self.first);
             }
             self.first += 1;
+            self.rare -= usize::from(oldest.is_rare());
         }
+        self.rare += usize::from(thing.is_rare());
         let number = self.first + self.things.len() as u64;
         for key in thing.keys(&self.keys).into_iter().flatten() {
             self.index.add(key, number);
@@ -48,7 +61,7 @@ impl<T: Keyed> Window<T> {
 
     /// What has this key, the latest first.
     pub(super) fn latest(&self, key: Key) -> impl Iterator<Item = &T> {
-        self.index.get(key).into_iter().flatten().rev().filter_map(|number| self.get(*number))
+        self.index.latest(key).filter_map(|number| self.get(number))
     }
 }
 
@@ -62,7 +75,14 @@ impl Window<Event> {
     /// Adds the numbers of events with this key that are not older than `from_ns`, and perhaps of some that
     /// are. Tells how many were left out.
     pub(super) fn find(&self, key: Key, from_ns: u64, found: &mut Vec<u64>) -> u64 {
-        let Some(numbers) = self.index.get(key) else { return 0 };
+        let numbers = match self.index.get(key) {
+            None => return 0,
+            Some(Numbers::One(number)) => {
+                found.push(*number);
+                return 0;
+            }
+            Some(Numbers::Many(numbers)) => numbers,
+        };
         if numbers.len() <= OLDEST + LATEST {
             found.extend(numbers);
             return 0;
@@ -94,7 +114,7 @@ mod tests {
 
     #[test]
     fn the_oldest_takes_its_index_entries_along() {
-        let mut window = Window::new(3);
+        let mut window = Window::new(3, Keys::default());
         for thing in 0..100 {
             window.push(Some(thing));
         }
@@ -106,7 +126,7 @@ mod tests {
 
     #[test]
     fn the_index_has_nothing_that_the_window_has_not() {
-        let mut window = Window::new(4);
+        let mut window = Window::new(4, Keys::default());
         (0..10).for_each(|thing| window.push(Some(thing)));
         (0..4).for_each(|_| window.push(None));
         assert!(window.index.is_empty());
