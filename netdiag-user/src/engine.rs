@@ -16,6 +16,7 @@ use crate::enrich::{conntrack, netns, owners, queues};
 use crate::kernel::KernelError;
 use crate::kernel::counters::Counts;
 use crate::kernel::loader::{Options, Session};
+use crate::memory;
 use crate::probes::{self, Call, CallFailed, Event, Owner, SocketError, Suspect};
 use crate::track::{Connection, End, Finished, Limits, Side, Tracker, What};
 
@@ -126,6 +127,7 @@ impl Engine {
     /// Loads and attaches.
     pub fn start(options: Options) -> Result<Self, KernelError> {
         let (session, ring) = Session::start(options)?;
+        memory::give_back();
         let missing = session.missing_probes().into_iter().map(str::to_owned).collect();
         let tracker = Tracker::new(Limits::default(), session.reasons.clone());
         Ok(Self {

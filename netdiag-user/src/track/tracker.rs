@@ -88,7 +88,7 @@ impl Tracker {
     /// Takes one event.
     pub fn add(&mut self, event: Event) {
         match event {
-            Event::Connection(end) => self.connection_ended(*end),
+            Event::Connection(mut end) => self.connection_ended(&mut end),
             Event::CallFailed(call) => self.call_failed(call),
             Event::SocketError(error) => self.socket_error(error),
             Event::Suspect(_) | Event::Exec(_) => {}
@@ -125,13 +125,13 @@ impl Tracker {
         self.due(u64::MAX)
     }
 
-    fn connection_ended(&mut self, end: ConnectionEnd) {
-        let connection = Rc::new(Connection::ended(&end, &self.teller.reasons));
+    fn connection_ended(&mut self, end: &mut ConnectionEnd) {
+        let connection = Rc::new(Connection::ended(end, &self.teller.reasons));
         self.ended.push(Rc::clone(&connection));
         let gave_up = connection.died_connecting() && connection.errno.is_none();
         let grace = if gave_up { Grace::Long } else { Grace::Short };
         self.wait(connection, end.sock, grace, |pending| {
-            pending.steps = end.steps;
+            pending.steps = std::mem::take(&mut end.steps);
             pending.error_taken = end.error_taken;
         });
     }

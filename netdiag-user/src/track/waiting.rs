@@ -187,3 +187,87 @@ fn key_of_pending(keys: &Keys, pending: &Pending) -> Key {
 fn key_of_call(keys: &Keys, call: &CallFailed) -> Key {
     keys.of((call.sock, &call.tuple.destination, call.netns, thread(call.owner.as_ref())))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::probes::{Tuple, protocol};
+
+    fn call(peer: &str, time_ns: u64) -> CallFailed {
+        let local: SocketAddr = "10.0.0.1:0".parse().unwrap();
+        let tuple = Tuple { protocol: protocol::TCP, source: local, destination: peer.parse().unwrap() };
+        let (errno, netns) = (libc::EADDRNOTAVAIL, 1);
+        let (owner, bound_interface, asked) = (None, None, false);
+        CallFailed {
+            time_ns,
+            sock: 1,
+            owner,
+            tuple,
+            call: Call::Connect,
+            errno,
+            netns,
+            bound_interface,
+            asked,
+        }
+    }
+
+    /// A connection to this peer that nobody has told an error.
+    fn pending(peer: &str, due_ns: u64) -> Pending {
+        let connection = Connection { errno: None, ..Connection::call_failed(call(peer, 0)) };
+        let (connection, steps) = (Rc::new(connection), Vec::new());
+        Pending { connection, sock: 1, steps, call: None, error_taken: false, due_ns }
+    }
+
+    fn ports(waiting: &mut Waiting, now_ns: u64, any: bool) -> Vec<u16> {
+        std::iter::from_fn(|| waiting.take(now_ns, any))
+            .map(|pending| pending.connection.peer.port())
+            .collect()
+    }
+
+    fn is_empty(waiting: &Waiting) -> bool {
+        [&waiting.short, &waiting.long]
+            .iter()
+            .all(|queue| queue.count == 0 && queue.pending.is_empty() && queue.unexplained.is_empty())
+    }
+
+    #[test]
+    fn the_first_to_arrive_is_the_first_to_leave() {
+        let mut waiting = Waiting::default();
+        waiting.push(pending("10.0.0.2:1", 100), Grace::Long);
+        waiting.push(pending("10.0.0.2:2", 10), Grace::Short);
+        waiting.push(pending("10.0.0.2:3", 20), Grace::Short);
+        assert_eq!((waiting.len(), waiting.next_due_ns()), (3, Some(10)));
+        assert_eq!(ports(&mut waiting, 10, false), [2]);
+        assert_eq!(ports(&mut waiting, 0, true), [1, 3]);
+        assert!(is_empty(&waiting));
+    }
+
+    #[test]
+    fn a_failed_call_ends_the_long_wait() {
+        let mut waiting = Waiting::default();
+        for port in 1..=3 {
+            waiting.push(pending(&format!("10.0.0.2:{port}"), 1_000), Grace::Long);
+        }
+        assert!(waiting.takes(&call("10.0.0.2:1", 5), 60));
+        assert!(waiting.takes(&call("10.0.0.2:2", 6), 60));
+        assert!(!waiting.takes(&call("10.0.0.2:2", 7), 60), "each is told once");
+        assert!(!waiting.takes(&call("10.0.0.2:4", 7), 60));
+        assert_eq!((waiting.len(), waiting.next_due_ns()), (3, Some(65)));
+        assert_eq!(ports(&mut waiting, 66, false), [1, 2]);
+        assert_eq!(ports(&mut waiting, 1_000, false), [3]);
+        assert!(is_empty(&waiting));
+    }
+
+    #[test]
+    fn of_two_the_latest_is_the_one_that_failed() {
+        let mut waiting = Waiting::default();
+        waiting.push(pending("10.0.0.2:1", 10), Grace::Short);
+        waiting.push(pending("10.0.0.2:1", 1_000), Grace::Long);
+        assert!(waiting.takes(&call("10.0.0.2:1", 100), 60));
+        assert!(waiting.take(10, false).is_some_and(|first| first.call.is_none()));
+        assert!(waiting.take(160, false).is_some_and(|second| second.call.is_some()));
+        assert!(is_empty(&waiting));
+    }
+}
