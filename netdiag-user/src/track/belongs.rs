@@ -92,20 +92,26 @@ impl Keyed for Event {
 
 impl Keyed for Rc<Connection> {
     fn keys(&self, keys: &Keys) -> [Option<Key>; 2] {
-        [Some(keys.of(By::flow(&self.tuple()))), None]
+        [Some(flow_key(self, keys)), None]
     }
+}
+
+/// The key of a connection's flow, and of its other end's.
+pub(super) fn flow_key(connection: &Connection, keys: &Keys) -> Key {
+    keys.of(By::flow(&connection.tuple()))
 }
 
 /// The other end of a connection, where it ended on this machine too.
 pub(super) fn other_end<'a>(
     connection: &Connection,
+    flow: Key,
     ended: &'a Window<Rc<Connection>>,
 ) -> Option<&'a Rc<Connection>> {
     /// The same ports are not used so often while one connection lasts.
     const LATEST: usize = 256;
     let reversed = connection.tuple().reversed();
     ended
-        .latest(ended.keys.of(By::flow(&reversed)))
+        .latest(flow)
         .take(LATEST)
         .find(|other| other.tuple() == reversed && other.end_ns >= connection.start_ns)
 }
@@ -130,9 +136,10 @@ impl<'a> Belongs<'a> {
 
     /// The events that are its own, in the order of the window, and how many were left out of very many.
     ///
-    /// `numbers` is working memory.
+    /// `flow` is the key of the connection; `numbers` is working memory.
     pub(super) fn select<'w, 'n: 'w>(
         &self,
+        flow: Key,
         window: &'w Window<Event>,
         reasons: &Reasons,
         numbers: &'n mut Vec<u64>,
@@ -140,8 +147,8 @@ impl<'a> Belongs<'a> {
         let connection = self.connection;
         let destination = connection.peer.ip();
         numbers.clear();
+        let mut left_out = window.find(flow, self.from_ns, numbers);
         let mut find = |by: By| window.find(window.keys.of(by), self.from_ns, numbers);
-        let mut left_out = find(By::flow(&self.tuple));
         if self.sock != 0 {
             let peer = connection.peer;
             left_out += find(By::Socket { sock: self.sock, netns: connection.netns, peer });

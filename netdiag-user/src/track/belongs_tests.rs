@@ -130,7 +130,7 @@ proptest! {
         for (connection, sock) in &connections {
             let belongs = Belongs::new(connection, *sock);
             let mut numbers = Vec::new();
-            let (found, left_out) = belongs.select(&window, &reasons, &mut numbers);
+            let (found, left_out) = belongs.select(flow_key(connection, &window.keys), &window, &reasons, &mut numbers);
             let scanned = kept.iter().filter(|event| belongs.has(event));
             prop_assert_eq!(timeline(connection, found), timeline(connection, scanned));
             prop_assert_eq!(left_out, 0);
@@ -165,7 +165,8 @@ fn of_a_storm_the_first_and_the_last_are_kept_and_the_rest_is_counted() {
     let select = |connection: &Connection| {
         let mut numbers = Vec::new();
         let belongs = Belongs::new(connection, 0);
-        let (events, left_out) = belongs.select(&window, &Reasons::default(), &mut numbers);
+        let (events, left_out) =
+            belongs.select(flow_key(connection, &window.keys), &window, &Reasons::default(), &mut numbers);
         (events.map(|event| event.time_ns() / MS).collect::<Vec<u64>>(), left_out)
     };
     let (times, left_out) = select(&failed(0, 20_000));

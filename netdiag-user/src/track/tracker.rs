@@ -3,9 +3,9 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::belongs::{Belongs, keep_relevant_neighbours, other_end};
+use super::belongs::{Belongs, flow_key, keep_relevant_neighbours, other_end};
 use super::connection::{Connection, End};
-use super::index::Keys;
+use super::index::{Key, Keys};
 use super::taken::errno_of;
 use super::teller::Teller;
 use super::timeline::{Moment, What};
@@ -127,10 +127,11 @@ impl Tracker {
 
     fn connection_ended(&mut self, end: &mut ConnectionEnd) {
         let connection = Rc::new(Connection::ended(end, &self.teller.reasons));
-        self.ended.push(Rc::clone(&connection));
+        let flow = flow_key(&connection, &self.ended.keys);
+        self.ended.push_with(Rc::clone(&connection), [Some(flow), None]);
         let gave_up = connection.died_connecting() && connection.errno.is_none();
         let grace = if gave_up { Grace::Long } else { Grace::Short };
-        self.wait(connection, end.sock, grace, |pending| {
+        self.wait(connection, flow, end.sock, grace, |pending| {
             pending.steps = std::mem::take(&mut end.steps);
             pending.error_taken = end.error_taken;
         });
@@ -142,30 +143,41 @@ impl Tracker {
         }
         let (sock, failed) = (call.sock, (call.time_ns, call.call, call.errno));
         let set = |pending: &mut Pending| pending.call = Some(failed);
-        self.wait(Rc::new(Connection::call_failed(call)), sock, Grace::Short, set);
+        let connection = Rc::new(Connection::call_failed(call));
+        let flow = flow_key(&connection, &self.ended.keys);
+        self.wait(connection, flow, sock, Grace::Short, set);
     }
 
     fn socket_error(&mut self, error: SocketError) {
         let (sock, error_taken) = (error.sock, error.errno == 0 && error.soft_errno == 0);
         let set = |pending: &mut Pending| pending.error_taken = error_taken;
-        self.wait(Rc::new(Connection::socket_error(error)), sock, Grace::Short, set);
+        let connection = Rc::new(Connection::socket_error(error));
+        let flow = flow_key(&connection, &self.ended.keys);
+        self.wait(connection, flow, sock, Grace::Short, set);
     }
 
-    fn wait(&mut self, connection: Rc<Connection>, sock: u64, grace: Grace, set: impl FnOnce(&mut Pending)) {
+    fn wait(
+        &mut self,
+        connection: Rc<Connection>,
+        flow: Key,
+        sock: u64,
+        grace: Grace,
+        set: impl FnOnce(&mut Pending),
+    ) {
         let time = if grace == Grace::Short { self.limits.grace } else { self.limits.late_answer };
         let due_ns = connection.end_ns.saturating_add(nanoseconds(time));
         let mut pending =
-            Pending { connection, sock, steps: Vec::new(), call: None, error_taken: false, due_ns };
+            Pending { connection, flow, sock, steps: Vec::new(), call: None, error_taken: false, due_ns };
         set(&mut pending);
         self.waiting.push(pending, grace);
     }
 
     fn finished(&self, pending: Pending, due: &mut Due) -> Finished {
-        let Pending { connection, sock, steps, call, error_taken, .. } = pending;
+        let Pending { connection, flow, sock, steps, call, error_taken, .. } = pending;
         let mut connection = Rc::unwrap_or_clone(connection);
         let belongs = Belongs::new(&connection, sock);
         let Due { names, numbers, .. } = due;
-        let (events, left_out) = belongs.select(&self.window, &self.teller.reasons, numbers);
+        let (events, left_out) = belongs.select(flow, &self.window, &self.teller.reasons, numbers);
         let mut timeline =
             Vec::with_capacity(steps.len() + usize::from(call.is_some()) + events.size_hint().1.unwrap_or(0));
         timeline.extend(steps.iter().filter_map(|step| self.teller.step(step)));
@@ -183,7 +195,8 @@ impl Tracker {
         if error_taken && connection.errno.is_none() {
             connection.errno = errno_of(&connection, &timeline);
         }
-        let other_end = other_end(&connection, &self.ended).map(|other| Box::new(Connection::clone(other)));
+        let other_end =
+            other_end(&connection, flow, &self.ended).map(|other| Box::new(Connection::clone(other)));
         Finished { connection, sock, timeline, left_out, other_end }
     }
 }

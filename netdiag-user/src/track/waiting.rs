@@ -12,6 +12,8 @@ use crate::probes::{Call, CallFailed, Owner, Step};
 pub(super) struct Pending {
     /// Shared with what is remembered of ended connections.
     pub(super) connection: Rc<Connection>,
+    /// Of its flow.
+    pub(super) flow: Key,
     pub(super) sock: u64,
     pub(super) steps: Vec<Step>,
     pub(super) call: Option<(u64, Call, i32)>,
@@ -217,7 +219,15 @@ mod tests {
     fn pending(peer: &str, due_ns: u64) -> Pending {
         let connection = Connection { errno: None, ..Connection::call_failed(call(peer, 0)) };
         let (connection, steps) = (Rc::new(connection), Vec::new());
-        Pending { connection, sock: 1, steps, call: None, error_taken: false, due_ns }
+        Pending {
+            connection,
+            flow: Keys::default().of(0),
+            sock: 1,
+            steps,
+            call: None,
+            error_taken: false,
+            due_ns,
+        }
     }
 
     fn ports(waiting: &mut Waiting, now_ns: u64, any: bool) -> Vec<u16> {

@@ -20,6 +20,8 @@ pub(super) trait Keyed {
 pub(super) struct Window<T> {
     most: usize,
     things: VecDeque<T>,
+    /// Those of each of `things`, so that what leaves need not be read again.
+    keys_of: VecDeque<[Option<Key>; 2]>,
     /// Number of the first of `things`.
     first: u64,
     index: Index,
@@ -30,7 +32,15 @@ pub(super) struct Window<T> {
 
 impl<T: Keyed> Window<T> {
     pub(super) fn new(most: usize, keys: Keys) -> Self {
-        Self { most, things: VecDeque::new(), first: 0, index: Index::default(), rare: 0, keys }
+        Self {
+            most,
+            things: VecDeque::new(),
+            keys_of: VecDeque::new(),
+            first: 0,
+            index: Index::default(),
+            rare: 0,
+            keys,
+        }
     }
 
     pub(super) fn has_rare(&self) -> bool {
@@ -38,10 +48,16 @@ impl<T: Keyed> Window<T> {
     }
 
     pub(super) fn push(&mut self, thing: T) {
+        let keys = thing.keys(&self.keys);
+        self.push_with(thing, keys);
+    }
+
+    /// For what has its keys already.
+    pub(super) fn push_with(&mut self, thing: T, keys: [Option<Key>; 2]) {
         if self.things.len() >= self.most
             && let Some(oldest) = self.things.pop_front()
         {
-            for key in oldest.keys(&self.keys).into_iter().flatten() {
+            for key in self.keys_of.pop_front().into_iter().flatten().flatten() {
                 self.index.remove(key, self.first);
             }
             self.first += 1;
@@ -49,10 +65,11 @@ impl<T: Keyed> Window<T> {
         }
         self.rare += usize::from(thing.is_rare());
         let number = self.first + self.things.len() as u64;
-        for key in thing.keys(&self.keys).into_iter().flatten() {
+        for key in keys.into_iter().flatten() {
             self.index.add(key, number);
         }
         self.things.push_back(thing);
+        self.keys_of.push_back(keys);
     }
 
     pub(super) fn get(&self, number: u64) -> Option<&T> {
