@@ -9,6 +9,7 @@ use aya::maps::{MapData, RingBuf};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::diagnoses::{self, Coverage, Diagnosis, Evidence, Finding};
+use crate::enrich::containers::Containers;
 use crate::enrich::facts::{NetnsFact, QueueSample};
 use crate::enrich::gather::Gatherer;
 use crate::enrich::{conntrack, netns, owners, queues};
@@ -16,6 +17,7 @@ use crate::kernel::KernelError;
 use crate::kernel::counters::Counts;
 use crate::kernel::loader::{Options, Session};
 use crate::kernel::registry::{Probe, Weight};
+use crate::memory;
 use crate::probes::{self, Call, CallFailed, Event, Owner, SocketError, Suspect};
 use crate::track::{Connection, End, Finished, Limits, Side, Tracker, What};
 
@@ -80,6 +82,9 @@ pub struct Engine {
     filter: Option<Prefilter>,
     searches: Budget,
     lost: VecDeque<(u64, u64)>,
+    /// How many are lost until now; asked once for all connections that are finished together.
+    lost_now: Option<u64>,
+    containers: Containers,
     missing: Vec<Probe>,
     undecoded: u64,
 }
@@ -123,6 +128,7 @@ impl Engine {
     /// Loads and attaches.
     pub fn start(options: Options) -> Result<Self, KernelError> {
         let (session, ring) = Session::start(options)?;
+        memory::give_back();
         let missing = session.missing_probes().copied().collect();
         let tracker = Tracker::new(Limits::default(), session.reasons.clone());
         Ok(Self {
@@ -138,6 +144,8 @@ impl Engine {
             filter: None,
             searches: Budget::default(),
             lost: VecDeque::new(),
+            lost_now: None,
+            containers: Containers::default(),
             missing,
             undecoded: 0,
         })
@@ -208,8 +216,26 @@ impl Engine {
         outcome.failures
     }
 
-    /// Takes all records that are there, and finishes the connections that are due.
-    pub fn poll(&mut self) -> Vec<Explained> {
+    /// Takes all records that are there, and tells of the connections that are due, one by one: together they may
+    /// be thousands.
+    ///
+    /// # Errors
+    /// Those of `tell`, with which it ends.
+    pub fn poll<E>(&mut self, tell: impl FnMut(Explained) -> Result<(), E>) -> Result<(), E> {
+        self.take_records();
+        self.tell_due(now_ns(), tell)
+    }
+
+    /// As [`Engine::poll`], and tells of every connection with the evidence there is.
+    ///
+    /// # Errors
+    /// As [`Engine::poll`].
+    pub fn flush<E>(&mut self, tell: impl FnMut(Explained) -> Result<(), E>) -> Result<(), E> {
+        self.take_records();
+        self.tell_due(u64::MAX, tell)
+    }
+
+    fn take_records(&mut self) {
         for _ in 0..BATCH {
             let Some(mut event) = self.next_event() else { break };
             match &mut event {
@@ -223,18 +249,19 @@ impl Engine {
             self.tracker.add(event);
         }
         let now = now_ns();
+        self.lost_now = None;
         self.note_lost(now);
         self.retire_wire(now);
-        let finished = self.tracker.due(now);
-        finished.into_iter().filter_map(|finished| self.explain(finished)).collect()
     }
 
-    /// As [`Engine::poll`], and finishes every connection with the evidence there is.
-    pub fn flush(&mut self) -> Vec<Explained> {
-        let mut explained = self.poll();
-        let finished = self.tracker.flush();
-        explained.extend(finished.into_iter().filter_map(|finished| self.explain(finished)));
-        explained
+    fn tell_due<E>(&mut self, now: u64, mut tell: impl FnMut(Explained) -> Result<(), E>) -> Result<(), E> {
+        let mut due = self.tracker.take_due(now);
+        while let Some(finished) = self.tracker.finish(&mut due) {
+            if let Some(explained) = self.explain(finished) {
+                tell(explained)?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether a connection that was asked for is still open, or on its way to TIME_WAIT.
@@ -319,15 +346,17 @@ impl Engine {
         self.lost.push_back((now, counts.lost()));
     }
 
-    fn lost_since(&self, start_ns: u64) -> u64 {
-        let now = self.session.counters().map(|counts| counts.lost()).unwrap_or(0);
+    fn lost_since(&mut self, start_ns: u64) -> u64 {
+        let session = &self.session;
+        let read = || session.counters().map(|counts| counts.lost()).unwrap_or(0);
+        let now = *self.lost_now.get_or_insert_with(read);
         let before = self.lost.iter().rev().find(|(time, _)| *time <= start_ns).map_or(0, |(_, lost)| *lost);
         now.saturating_sub(before)
     }
 
     /// `None` for a connection that nobody asked about: the search for facts is for the others.
     fn explain(&mut self, finished: Finished) -> Option<Explained> {
-        let Finished { mut connection, sock, timeline, other_end } = finished;
+        let Finished { mut connection, sock, timeline, left_out, other_end } = finished;
         self.complete(&mut connection);
         if !self.is_wanted(&connection) {
             self.samples.remove(&sock);
@@ -340,7 +369,7 @@ impl Engine {
         let since = self.wire_since.get(&u64::from(connection.netns)).copied();
         let wire = since.is_some_and(|since| since <= connection.start_ns);
         let coverage = Coverage {
-            lost_events: self.lost_since(connection.start_ns),
+            lost_events: self.lost_since(connection.start_ns) + left_out,
             missing: self.missing_for(wire),
             wire,
             wire_since_suspect: since.is_some(),
@@ -359,7 +388,7 @@ impl Engine {
         if let Some((_, finding)) = &mut diagnosis
             && let (Some(inode), None) = (finding.place.netns, &finding.place.netns_name)
         {
-            finding.place.container = netns::container_of(inode.into());
+            finding.place.container = self.containers.of(inode.into());
         }
         Some(Explained { evidence, diagnosis })
     }

@@ -8,6 +8,7 @@ pub mod engine;
 pub mod enrich;
 pub mod filter;
 pub mod kernel;
+mod memory;
 pub mod output;
 pub mod probes;
 pub mod track;

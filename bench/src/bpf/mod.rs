@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use aya::maps::{MapData, MapInfo};
+use aya::maps::{Array, Map, MapData, MapInfo};
 use aya::programs::loaded_programs;
 use serde::Serialize;
 
@@ -108,16 +108,17 @@ pub fn maps_of(pid: u32) -> Result<Vec<MapMemory>> {
     Ok(maps)
 }
 
-/// Entries in a hash map that a process has open, by the map's name; its key is 8 bytes, its value a
-/// `SocketEntry`. `None` where it has no such map.
-pub fn entries(pid: u32, name: &str) -> Option<u64> {
-    type Value = [u8; size_of::<netdiag_ebpf::records::SocketEntry>()];
+/// Places in use in the table of open sockets that a process has: map `SOCKET_IDS`, of sets of eight ids, where 0
+/// is a free place. `None` where it has no such map.
+pub fn sockets(pid: u32) -> Option<u64> {
+    type Set = [u64; 8];
     let held = maps_of(pid).ok()?;
-    let of_name =
-        |map: &&MapMemory| MapInfo::from_id(map.id).is_ok_and(|info| info.name_as_str() == Some(name));
+    let of_name = |map: &&MapMemory| {
+        MapInfo::from_id(map.id).is_ok_and(|info| info.name_as_str() == Some("SOCKET_IDS"))
+    };
     let map = MapData::from_id(held.iter().find(of_name)?.id).ok()?;
-    let map: aya::maps::HashMap<MapData, u64, Value> = aya::maps::Map::HashMap(map).try_into().ok()?;
-    Some(map.keys().flatten().count() as u64)
+    let sets: Array<MapData, Set> = Map::Array(map).try_into().ok()?;
+    Some(sets.iter().flatten().flatten().filter(|id| *id != 0).count() as u64)
 }
 
 type Fields = HashMap<String, String>;

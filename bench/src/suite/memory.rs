@@ -7,7 +7,7 @@ use netdiag_tests::process::Process;
 use serde_json::json;
 
 use super::fresh_namespace;
-use crate::bpf::entries;
+use crate::bpf::sockets;
 use crate::context::{Context, pause};
 use crate::load::open::most;
 use crate::report::Row;
@@ -44,7 +44,7 @@ pub fn run(context: &Context) -> Result<Vec<Row>> {
     pause(Duration::from_secs(1))?;
     let resident = memory(tracer.pid(), "VmRSS").context("netdiag is gone")?;
     let maps = tracer.maps()?;
-    let kept = entries(tracer.pid(), "SOCKETS").unwrap_or(0);
+    let kept = sockets(tracer.pid()).context("netdiag has no table of sockets")?;
     drop(loads);
     drop(namespace);
     let told = tracer.stop()?;
@@ -72,10 +72,10 @@ pub fn run(context: &Context) -> Result<Vec<Row>> {
     ])
 }
 
-/// What the map of open sockets has, and what is counted as beyond it.
+/// What the table of open sockets has, and what is counted as beyond it.
 fn bounded(kept: u64, lost: u64) -> Row {
     let result = format!(
-        "{} sockets in the map, {} counted as beyond it",
+        "{} sockets in the table, {} counted as beyond it",
         thousands(kept as f64),
         thousands(lost as f64)
     );

@@ -90,13 +90,12 @@ fn cannot_start(command: &[OsString], error: &std::io::Error) -> ExitCode {
 }
 
 fn take(engine: &mut Engine, sink: &mut Sink) -> anyhow::Result<()> {
-    let explained = engine.poll();
-    show(&explained, sink)?;
+    engine.poll(|explained| show(&explained, sink))?;
     sink.tick()
 }
 
-fn show(explained: &[Explained], sink: &mut Sink) -> anyhow::Result<()> {
-    explained.iter().filter(|e| e.evidence.connection.asked).try_for_each(|e| sink.take(e))
+fn show(explained: &Explained, sink: &mut Sink) -> anyhow::Result<()> {
+    if explained.evidence.connection.asked { sink.take(explained) } else { Ok(()) }
 }
 
 /// The command's status if it has ended. Signals that a process sent to netdiag are the command's; those of
@@ -132,8 +131,7 @@ fn drain(engine: &mut Engine, sink: &mut Sink, signals: &mut Signals, all: bool)
             break;
         }
     }
-    let rest = engine.flush();
-    show(&rest, sink)
+    engine.flush(|explained| show(&explained, sink))
 }
 
 fn exit_code(status: ExitStatus) -> ExitCode {

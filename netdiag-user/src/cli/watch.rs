@@ -47,14 +47,10 @@ pub fn watch(args: WatchArgs, global: &Global) -> anyhow::Result<ExitCode> {
         let due = engine.next_due_ns().map_or(IDLE, |due| Duration::from_nanos(due.saturating_sub(now_ns())));
         let left = end.map_or(IDLE, |end| end.saturating_duration_since(Instant::now()));
         wait(engine.fd(), &signals, due.min(left).min(IDLE))?;
-        for explained in engine.poll() {
-            sink.take(&explained)?;
-        }
+        engine.poll(|explained| sink.take(&explained))?;
         sink.tick()?;
     }
-    for explained in engine.flush() {
-        sink.take(&explained)?;
-    }
+    engine.flush(|explained| sink.take(&explained))?;
     sink.finish()?;
     let opened = engine.counters()?.get(Counter::Opened);
     Status::tell(&mut engine, &mut sink, opened, &cost)?;

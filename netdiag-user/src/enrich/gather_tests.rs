@@ -23,7 +23,7 @@ pub(super) fn connection(netns: u64, peer: &str) -> Connection {
             tid: std::process::id(),
             uid: 0,
             cgroup: 0,
-            comm: "test".to_owned(),
+            comm: "test".into(),
         }),
         start_ns: 0,
         end_ns: 1,

@@ -7,6 +7,7 @@
 
 mod cgroup;
 pub mod conntrack;
+pub mod containers;
 mod error;
 pub mod facts;
 mod fib;

@@ -4,7 +4,8 @@
 //! Namespaces that are kept alive only by a thread other than a process' first, by an open file or by a
 //! mount outside `/run/netns` are not found.
 
-use std::collections::HashSet;
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, RawFd};
@@ -146,6 +147,18 @@ fn named() -> Vec<(String, u64)> {
 /// The name below `/run/netns` of the namespace with this inode number.
 pub fn name_of(inode: u64) -> Option<String> {
     named().into_iter().find(|(_, other)| *other == inode).map(|(name, _)| name)
+}
+
+/// The names below `/run/netns` as they were at the first question: [`name_of`] for many.
+#[derive(Debug, Default)]
+pub struct Names(OnceCell<HashMap<u64, String>>);
+
+impl Names {
+    /// The name of the namespace with this inode number.
+    pub fn of(&self, inode: u64) -> Option<String> {
+        let read = || named().into_iter().rev().map(|(name, inode)| (inode, name)).collect();
+        self.0.get_or_init(read).get(&inode).cloned()
+    }
 }
 
 /// Opens the namespace with this inode number: by name if it has one, else by a process that lives in it.

@@ -46,5 +46,11 @@ pub fn find(tuple: &Tuple, inode: u32, among: Option<&[u32]>) -> Option<Found> {
 }
 
 fn owner_of(process: &Process) -> Owner {
-    Owner { pid: process.pid, tid: process.pid, uid: process.uid, cgroup: 0, comm: process.comm.clone() }
+    Owner {
+        pid: process.pid,
+        tid: process.pid,
+        uid: process.uid,
+        cgroup: 0,
+        comm: process.comm.as_str().into(),
+    }
 }

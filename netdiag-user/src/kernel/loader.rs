@@ -12,9 +12,9 @@ use super::attach::{self, ProbeState};
 use super::btf::Btf;
 use super::counters::{self, Counts};
 use super::reasons::Reasons;
-use super::registry::{Family, PROBES, Probe, Use, Way, Weight};
+use super::registry::{Attach, Family, PROBES, Probe, Use, Way, Weight};
 use super::wire::{Outcome, Wire};
-use super::{KernelError, capabilities, offsets};
+use super::{KernelError, attach_ids, capabilities, offsets};
 use crate::enrich::netns;
 
 /// The eBPF object, compiled from netdiag-ebpf by build.rs.
@@ -75,6 +75,10 @@ impl Session {
     pub fn start(options: Options) -> Result<(Self, RingBuf<MapData>), KernelError> {
         capabilities::require()?;
         capabilities::require_no_lockdown()?;
+        let mut loader = EbpfLoader::new();
+        // It has read all of the kernel's BTF, 15 MB, for relocations that programs of Rust do not have. It goes
+        // before anything else comes.
+        loader.btf(None);
         let btf = Btf::vmlinux().map_err(KernelError::NoBtf)?;
         capabilities::require_recent(&btf)?;
         let offsets = offsets::resolve(&btf)?;
@@ -83,10 +87,9 @@ impl Session {
         let actions = reasons.drop_actions();
         let errno_mask = errno_mask();
         let own_netns = own_netns();
-        let mut loader = EbpfLoader::new();
-        let aya_btf = aya::Btf::from_sys_fs()?;
+        let ids = attach_ids::of(&btf, hooks())?;
+        drop(btf);
         let mut ebpf = loader
-            .btf(Some(&aya_btf))
             .override_global("OFFSETS", offsets.values.as_slice(), true)
             .override_global("CONFIG", &config, true)
             .override_global("OWN_NETNS", &own_netns, true)
@@ -112,7 +115,7 @@ impl Session {
                 continue;
             }
             let tried = probe.tried(options.attach, options.follow_processes);
-            let state = attach::attach(&mut session.ebpf, probe, &tried, &aya_btf);
+            let state = attach::attach(&mut session.ebpf, probe, &tried, &ids);
             if probe.weight == Weight::Required && state.attached.is_none() {
                 return Err(KernelError::RequiredProbe { probe: probe.name, why: state.failures_text() });
             }
@@ -215,4 +218,9 @@ fn errno_mask() -> [u64; ERRNO_WORDS] {
 
 fn own_netns() -> u32 {
     netns::current_inode().and_then(|inode| u32::try_from(inode).ok()).unwrap_or(0)
+}
+
+/// All hooks that programs may be attached to.
+fn hooks() -> impl Iterator<Item = Attach> {
+    PROBES.iter().flat_map(|probe| probe.ways).flat_map(|way| way.programs).map(|(how, _)| *how)
 }

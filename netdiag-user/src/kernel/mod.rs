@@ -1,6 +1,7 @@
 //! The border to the kernel: its BTF, what it allows, the programs, and their records as bytes.
 
 pub mod attach;
+pub mod attach_ids;
 pub mod btf;
 pub mod capabilities;
 pub mod counters;

@@ -62,6 +62,13 @@ impl Reasons {
         }
     }
 
+    /// Of a kernel with these drop reasons.
+    #[cfg(test)]
+    pub(crate) fn of_drops<const N: usize>(drops: [(u32, &str); N]) -> Self {
+        let drops = drops.into_iter().map(|(number, name)| (number, name.to_owned())).collect();
+        Self { drops, ..Self::default() }
+    }
+
     /// Whether the kernel names drop reasons (5.17).
     pub fn has_drops(&self) -> bool {
         !self.drops.is_empty()
@@ -70,6 +77,11 @@ impl Reasons {
     /// `NETFILTER_DROP` and so on; `reason N` for a number that the kernel's BTF does not name.
     pub fn drop_name(&self, reason: u32) -> String {
         self.drops.get(&reason).cloned().unwrap_or_else(|| format!("reason {reason}"))
+    }
+
+    /// Whether a drop reason has this name.
+    pub fn is_drop(&self, reason: u32, name: &str) -> bool {
+        self.drops.get(&reason).is_some_and(|known| known == name)
     }
 
     /// Name of a reset reason, `None` for none.

@@ -175,7 +175,7 @@ impl ProcessPart {
                 pod: process.pod.clone(),
             }),
             (Some(owner), None) => {
-                Some(Self { pid: owner.pid, comm: owner.comm.clone(), uid: owner.uid, ..Self::default() })
+                Some(Self { pid: owner.pid, comm: owner.comm.to_string(), uid: owner.uid, ..Self::default() })
             }
             (None, None) => None,
         }

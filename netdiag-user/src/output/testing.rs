@@ -14,7 +14,7 @@ pub(super) const NETNS: u32 = 4_026_531_840;
 const START_NS: u64 = 1_000_000_000;
 
 pub(super) fn owner(comm: &str, pid: u32) -> Owner {
-    Owner { pid, tid: pid, uid: 1000, cgroup: 0, comm: comm.to_owned() }
+    Owner { pid, tid: pid, uid: 1000, cgroup: 0, comm: comm.into() }
 }
 
 pub(super) fn place(netns: u32, name: Option<&str>, interface: Option<&str>) -> Place {

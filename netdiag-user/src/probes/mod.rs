@@ -18,6 +18,7 @@ mod wire;
 
 use netdiag_ebpf::records::{self, Header, kind};
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 pub use drop::Drop;
 pub use error::SocketError;
@@ -42,7 +43,7 @@ pub struct Owner {
     /// cgroup v2 id.
     pub cgroup: u64,
     /// Name of the thread, at most 15 bytes.
-    pub comm: String,
+    pub comm: SmolStr,
 }
 
 /// One record.
@@ -61,6 +62,26 @@ pub enum Event {
     SocketError(SocketError),
     Exec(Exec),
     SynAckAgain(SynAckAgain),
+}
+
+impl Event {
+    /// When the record was written.
+    pub fn time_ns(&self) -> u64 {
+        match self {
+            Self::Connection(e) => e.time_ns,
+            Self::Suspect(e) => e.time_ns,
+            Self::Drop(e) => e.time_ns,
+            Self::CallFailed(e) => e.time_ns,
+            Self::RouteFailed(e) => e.time_ns,
+            Self::NeighbourFailed(e) => e.time_ns,
+            Self::IcmpSent(e) => e.time_ns,
+            Self::ResetSent(e) => e.time_ns,
+            Self::Wire(e) => e.time_ns,
+            Self::SocketError(e) => e.time_ns,
+            Self::Exec(e) => e.time_ns,
+            Self::SynAckAgain(e) => e.time_ns,
+        }
+    }
 }
 
 /// A record that this build does not understand: kernel and user side do not fit.
@@ -135,9 +156,9 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
 }
 
 /// Text from a NUL-padded field of the kernel.
-fn text(bytes: &[u8]) -> String {
+fn text(bytes: &[u8]) -> SmolStr {
     let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
-    String::from_utf8_lossy(&bytes[..end]).into_owned()
+    String::from_utf8_lossy(&bytes[..end]).into()
 }
 
 fn owner(raw: &records::Owner) -> Option<Owner> {

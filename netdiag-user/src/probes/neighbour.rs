@@ -2,6 +2,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netdiag_ebpf::records::NeighbourRecord;
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 use super::{DecodeError, text};
 
@@ -11,7 +12,7 @@ pub struct NeighbourFailed {
     pub time_ns: u64,
     pub address: IpAddr,
     pub ifindex: u32,
-    pub interface: String,
+    pub interface: SmolStr,
     pub netns: u32,
 }
 

@@ -2,6 +2,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netdiag_ebpf::records::{self, PacketInfo, direction};
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 use super::{DecodeError, text};
 
@@ -78,7 +79,7 @@ pub struct Packet {
     /// Where it came in; 0 for a packet that this host made.
     pub iif: u32,
     /// Name of `skb->dev`, empty where unknown.
-    pub interface: String,
+    pub interface: SmolStr,
     /// Inode number of the network namespace; 0 where unknown.
     pub netns: u32,
 }

@@ -1,6 +1,7 @@
 use netdiag_ebpf::fields::ABSENT;
 use netdiag_ebpf::records::{self, ConnectionRecord, STEPS, socket_flag, step};
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 use super::packet::{Tuple, tuple};
 use super::{DecodeError, Owner, owner, text};
@@ -98,7 +99,7 @@ pub struct TcpSummary {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Closer {
     pub pid: u32,
-    pub comm: String,
+    pub comm: SmolStr,
     #[serde(default)]
     pub uid: u32,
     /// It was exiting: the kernel closed its descriptors.

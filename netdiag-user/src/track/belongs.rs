@@ -1,11 +1,120 @@
 //! Which events belong to a connection.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::connection::{Connection, End};
+use super::index::{Key, Keys};
 use super::timeline::{Moment, What};
+use super::window::{Keyed, Window};
+use crate::kernel::reasons::Reasons;
 use crate::probes::{Drop, Event, RouteFailed, Tuple};
+
+/// By what an event is found.
+#[derive(Hash)]
+enum By {
+    /// Both directions of a flow; for an ICMP error that of the packet that it quotes.
+    Flow {
+        protocol: u8,
+        ends: [SocketAddr; 2],
+    },
+    Socket {
+        sock: u64,
+        netns: u32,
+        peer: SocketAddr,
+    },
+    RouteOf {
+        destination: IpAddr,
+        tid: u32,
+    },
+    RouteFrom {
+        destination: IpAddr,
+        source: IpAddr,
+    },
+    NeighbourIn {
+        netns: u32,
+    },
+    Neighbour {
+        address: IpAddr,
+    },
+}
+
+impl By {
+    fn flow(tuple: &Tuple) -> Self {
+        let (a, b) = (tuple.source, tuple.destination);
+        Self::Flow { protocol: tuple.protocol, ends: if a <= b { [a, b] } else { [b, a] } }
+    }
+
+    fn socket(drop: &Drop) -> Option<Self> {
+        let Drop { sock, packet, .. } = drop;
+        (*sock != 0).then_some(Self::Socket {
+            sock: *sock,
+            netns: packet.netns,
+            peer: packet.tuple.destination,
+        })
+    }
+
+    fn route(route: &RouteFailed) -> Self {
+        let destination = route.tuple.destination.ip();
+        match &route.owner {
+            Some(asker) => Self::RouteOf { destination, tid: asker.tid },
+            None => Self::RouteFrom { destination, source: route.tuple.source.ip() },
+        }
+    }
+}
+
+impl Keyed for Event {
+    fn keys(&self, keys: &Keys) -> [Option<Key>; 2] {
+        let (first, second) = match self {
+            Event::Drop(drop) => (By::flow(&drop.packet.tuple), By::socket(drop)),
+            Event::Wire(wire) => (By::flow(wire.quoted.as_ref().unwrap_or(&wire.packet.tuple)), None),
+            Event::IcmpSent(icmp) => (By::flow(&icmp.packet.tuple), None),
+            Event::ResetSent(reset) => (By::flow(&reset.packet.tuple), None),
+            Event::SynAckAgain(again) => (By::flow(&again.tuple), None),
+            Event::RouteFailed(route) => (By::route(route), None),
+            Event::NeighbourFailed(failed) => {
+                (By::NeighbourIn { netns: failed.netns }, Some(By::Neighbour { address: failed.address }))
+            }
+            Event::Connection(_)
+            | Event::Suspect(_)
+            | Event::CallFailed(_)
+            | Event::SocketError(_)
+            | Event::Exec(_) => return [None, None],
+        };
+        [Some(keys.of(first)), second.map(|by| keys.of(by))]
+    }
+
+    fn is_rare(&self) -> bool {
+        matches!(self, Event::RouteFailed(_) | Event::NeighbourFailed(_))
+    }
+}
+
+impl Keyed for Rc<Connection> {
+    fn keys(&self, keys: &Keys) -> [Option<Key>; 2] {
+        [Some(flow_key(self, keys)), None]
+    }
+}
+
+/// The key of a connection's flow, and of its other end's.
+pub(super) fn flow_key(connection: &Connection, keys: &Keys) -> Key {
+    keys.of(By::flow(&connection.tuple()))
+}
+
+/// The other end of a connection, where it ended on this machine too.
+pub(super) fn other_end<'a>(
+    connection: &Connection,
+    flow: Key,
+    ended: &'a Window<Rc<Connection>>,
+) -> Option<&'a Rc<Connection>> {
+    /// The same ports are not used so often while one connection lasts.
+    const LATEST: usize = 256;
+    let reversed = connection.tuple().reversed();
+    ended
+        .latest(flow)
+        .take(LATEST)
+        .find(|other| other.tuple() == reversed && other.end_ns >= connection.start_ns)
+}
 
 /// Which events belong to a connection.
 pub(super) struct Belongs<'a> {
@@ -23,6 +132,59 @@ impl<'a> Belongs<'a> {
         let slack = Duration::from_millis(if matches!(connection.end, End::State { .. }) { 1 } else { 50 });
         let from_ns = connection.start_ns.saturating_sub(slack.as_nanos() as u64);
         Self { connection, sock, tuple, reversed: tuple.reversed(), from_ns }
+    }
+
+    /// The events that are its own, in the order of the window, and how many were left out of very many.
+    ///
+    /// `flow` is the key of the connection; `numbers` is working memory.
+    pub(super) fn select<'w, 'n: 'w>(
+        &self,
+        flow: Key,
+        window: &'w Window<Event>,
+        reasons: &Reasons,
+        numbers: &'n mut Vec<u64>,
+    ) -> (impl Iterator<Item = &'w Event> + use<'w, 'n, '_, 'a>, u64) {
+        let connection = self.connection;
+        let destination = connection.peer.ip();
+        numbers.clear();
+        let mut left_out = window.find(flow, self.from_ns, numbers);
+        let mut find = |by: By| window.find(window.keys.of(by), self.from_ns, numbers);
+        if self.sock != 0 {
+            let peer = connection.peer;
+            left_out += find(By::Socket { sock: self.sock, netns: connection.netns, peer });
+        }
+        if window.has_rare() {
+            if let Some(owner) = &connection.owner {
+                left_out += find(By::RouteOf { destination, tid: owner.tid });
+            }
+            left_out += find(By::RouteFrom { destination, source: connection.local.ip() });
+            left_out += find(By::NeighbourIn { netns: connection.netns });
+            left_out += find(By::Neighbour { address: destination });
+            for netns in self.waited_for_neighbours(window, reasons, numbers) {
+                left_out += window.find(window.keys.of(By::NeighbourIn { netns }), self.from_ns, numbers);
+            }
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
+        let events = numbers.iter().filter_map(|number| window.get(*number));
+        (events.filter(|event| self.has(event)), left_out)
+    }
+
+    /// Other namespaces in which a packet of this connection was dropped for a neighbour.
+    fn waited_for_neighbours(&self, window: &Window<Event>, reasons: &Reasons, numbers: &[u64]) -> Vec<u32> {
+        let mut namespaces: Vec<u32> = numbers
+            .iter()
+            .filter_map(|number| match window.get(*number) {
+                Some(event @ Event::Drop(drop)) => (reasons.is_drop(drop.reason, NO_NEIGHBOUR)
+                    && drop.packet.netns != self.connection.netns
+                    && self.has(event))
+                .then_some(drop.packet.netns),
+                _ => None,
+            })
+            .collect();
+        namespaces.sort_unstable();
+        namespaces.dedup();
+        namespaces
     }
 
     fn is_flow(&self, tuple: &Tuple) -> bool {
@@ -75,13 +237,16 @@ impl<'a> Belongs<'a> {
     }
 }
 
+/// The kernel's reason for dropping what waited for a neighbour.
+const NO_NEIGHBOUR: &str = "NEIGH_FAILED";
+
 /// A neighbour's failure matters in the connection's own namespace, for the peer itself, and where a packet of
 /// this connection was dropped for it. The diagnosis compares it with the next hop.
 pub(super) fn keep_relevant_neighbours(connection: &Connection, timeline: &mut Vec<Moment>) {
     let waiting: Vec<u32> = timeline
         .iter()
         .filter_map(|moment| match &moment.what {
-            What::Dropped { reason, place, .. } if reason == "NEIGH_FAILED" => Some(place.netns),
+            What::Dropped { reason, place, .. } if reason == NO_NEIGHBOUR => Some(place.netns),
             _ => None,
         })
         .collect();
@@ -93,3 +258,7 @@ pub(super) fn keep_relevant_neighbours(connection: &Connection, timeline: &mut V
         _ => true,
     });
 }
+
+#[cfg(test)]
+#[path = "belongs_tests.rs"]
+mod tests;

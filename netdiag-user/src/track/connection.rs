@@ -2,7 +2,10 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::probes::{Call, Closer, Owner, TcpState, TcpSummary, Tuple};
+use crate::kernel::reasons::Reasons;
+use crate::probes::{
+    Call, CallFailed, Closer, ConnectionEnd, Owner, SocketError, TcpState, TcpSummary, Tuple,
+};
 
 /// Which end opened the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +70,82 @@ pub struct Connection {
 }
 
 impl Connection {
+    pub(super) fn ended(end: &ConnectionEnd, reasons: &Reasons) -> Self {
+        let orphaned = reasons.is_orphaned(end.sk_flags);
+        Self {
+            protocol: end.tuple.protocol,
+            side: if end.outbound { Side::Outbound } else { Side::Inbound },
+            local: end.tuple.source,
+            peer: end.tuple.destination,
+            netns: end.netns,
+            cookie: end.cookie,
+            owner: end.owner.clone(),
+            start_ns: end.start_ns,
+            end_ns: end.time_ns,
+            from_start: end.from_start,
+            asked: end.asked,
+            end: End::State { from: end.from, to: end.to },
+            // A socket that the application has closed has nobody to tell.
+            errno: end.errno.filter(|_| orphaned != Some(true)),
+            soft_errno: end.soft_errno,
+            bound_interface: end.bound_interface,
+            linger: reasons.has_linger(end.sk_flags),
+            keepalive: reasons.has_keepalive(end.sk_flags),
+            orphaned,
+            tcp: end.tcp.clone(),
+            closer: end.closer.clone(),
+            lost_steps: end.lost_steps,
+        }
+    }
+
+    pub(super) fn call_failed(call: CallFailed) -> Self {
+        Self {
+            owner: call.owner,
+            from_start: true,
+            asked: call.asked,
+            errno: Some(call.errno),
+            bound_interface: call.bound_interface,
+            ..Self::at_once(call.tuple, call.netns, call.time_ns, End::CallFailed { call: call.call })
+        }
+    }
+
+    pub(super) fn socket_error(error: SocketError) -> Self {
+        Self {
+            owner: error.owner,
+            asked: error.asked,
+            errno: (error.errno != 0).then_some(error.errno),
+            soft_errno: (error.soft_errno != 0).then_some(error.soft_errno),
+            ..Self::at_once(error.tuple, error.netns, error.time_ns, End::SocketError)
+        }
+    }
+
+    /// What has no length, and of which nothing else is known.
+    fn at_once(tuple: Tuple, netns: u32, time_ns: u64, end: End) -> Self {
+        Self {
+            protocol: tuple.protocol,
+            side: Side::Outbound,
+            local: tuple.source,
+            peer: tuple.destination,
+            netns,
+            cookie: None,
+            owner: None,
+            start_ns: time_ns,
+            end_ns: time_ns,
+            from_start: false,
+            asked: false,
+            end,
+            errno: None,
+            soft_errno: None,
+            bound_interface: None,
+            linger: None,
+            keepalive: None,
+            orphaned: None,
+            tcp: TcpSummary::default(),
+            closer: None,
+            lost_steps: 0,
+        }
+    }
+
     /// Local end as source.
     pub fn tuple(&self) -> Tuple {
         Tuple { protocol: self.protocol, source: self.local, destination: self.peer }

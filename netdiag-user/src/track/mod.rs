@@ -6,13 +6,17 @@
 mod belongs;
 mod connection;
 mod hook;
+mod index;
 mod taken;
+mod teller;
 #[cfg(test)]
 mod tests;
 mod timeline;
 mod tracker;
+mod waiting;
+mod window;
 
 pub use connection::{Connection, End, Side};
 pub use hook::{Hook, hook_of};
 pub use timeline::{Moment, Place, What};
-pub use tracker::{Finished, Limits, Tracker};
+pub use tracker::{Due, Finished, Limits, Tracker};

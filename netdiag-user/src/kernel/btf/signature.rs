@@ -72,6 +72,27 @@ impl Btf {
         Ok(params)
     }
 
+    /// The id of the typedef `btf_trace_NAME`, by which a program is attached to a tracepoint. Of several the
+    /// first, as libbpf takes it.
+    pub fn tracepoint_id(&self, name: &str) -> Option<u32> {
+        self.ids(&format!("btf_trace_{name}"), Kind::Typedef).into_iter().min()
+    }
+
+    /// The id of a function, by which a program is attached to it; `None` also where several have the name.
+    pub fn func_id(&self, name: &str) -> Option<u32> {
+        match self.ids(name, Kind::Func).as_slice() {
+            [only] => Some(*only),
+            _ => None,
+        }
+    }
+
+    fn ids(&self, name: &str, kind: Kind) -> Vec<u32> {
+        let is_it = |id: &u32| {
+            self.type_by_id(*id).is_ok_and(|ty| ty.kind == kind && self.string(ty.name) == name.as_bytes())
+        };
+        self.blobs().flat_map(|blob| blob.candidates(name)).filter(is_it).collect()
+    }
+
     /// The parameters of a function.
     ///
     /// # Errors
