@@ -53,8 +53,8 @@ fields! {
     SkLockOwned = "sock.sk_lock.owned", 4, required;
     SkProtocol = "sock.sk_protocol", 2, required;
     SkLingertime = "sock.sk_lingertime", 8, optional;
-    SkAckBacklog = "sock.sk_ack_backlog", 4, optional;
-    SkMaxAckBacklog = "sock.sk_max_ack_backlog", 4, optional;
+    SkAckBacklog = "sock.sk_ack_backlog", 4, required;
+    SkMaxAckBacklog = "sock.sk_max_ack_backlog", 4, required;
     SkSocket = "sock.sk_socket", 8, optional;
     InetSport = "inet_sock.inet_sport", 2, required;
     IcskRetransmits = "inet_connection_sock.icsk_retransmits", 1, optional;

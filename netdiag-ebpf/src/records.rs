@@ -20,6 +20,7 @@ pub mod kind {
     pub const ERROR: u16 = 10;
     pub const EXEC: u16 = 11;
     pub const SYN_ACK_AGAIN: u16 = 12;
+    pub const OVERFLOW: u16 = 13;
 }
 
 /// First part of every record.
@@ -392,6 +393,18 @@ pub struct SynAckRecord {
     pub _pad: u32,
 }
 
+/// `tcp_conn_request`: a listener's accept queue has no room for this SYN.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OverflowRecord {
+    pub header: Header,
+    pub packet: PacketInfo,
+    /// Finished handshakes that wait for accept().
+    pub ack_backlog: u32,
+    /// One more than this may wait.
+    pub max_ack_backlog: u32,
+}
+
 /// A followed process runs a program in a network namespace other than netdiag's.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -425,4 +438,5 @@ sizes! {
     ErrorRecord = 120;
     ExecRecord = 56;
     SynAckRecord = 64;
+    OverflowRecord = 104;
 }

@@ -26,16 +26,17 @@ impl ProbeState {
     }
 }
 
-/// Tries one way after the other.
+/// Tries one way after the other. `changed`: functions that cannot be hooked because their arguments are others.
 pub(super) fn attach(
     ebpf: &mut Ebpf,
     probe: &'static Probe,
     tried: &[&'static Way],
     btf: &Btf,
+    changed: &[&str],
 ) -> ProbeState {
     let mut state = ProbeState { probe, attached: None, failures: Vec::new() };
     for way in tried {
-        match attach_all(ebpf, way, btf) {
+        match attach_all(ebpf, way, btf, changed) {
             Ok(()) => {
                 state.attached = Some(way);
                 break;
@@ -47,9 +48,19 @@ pub(super) fn attach(
 }
 
 /// All programs of a way, or none.
-fn attach_all(ebpf: &mut Ebpf, way: &'static Way, btf: &Btf) -> Result<(), (Attach, String)> {
+fn attach_all(
+    ebpf: &mut Ebpf,
+    way: &'static Way,
+    btf: &Btf,
+    changed: &[&str],
+) -> Result<(), (Attach, String)> {
     for (index, (how, program)) in way.programs.iter().enumerate() {
-        if let Err(why) = attach_one(ebpf, program, *how, btf) {
+        let attached = if how.function().is_some_and(|function| changed.contains(&function)) {
+            Err("not in this kernel, or with other arguments".to_owned())
+        } else {
+            attach_one(ebpf, program, *how, btf)
+        };
+        if let Err(why) = attached {
             for (_, attached) in &way.programs[..index] {
                 // What cannot be unloaded is not there, which is as good.
                 let _ = ebpf.program_mut(attached).map(unload);

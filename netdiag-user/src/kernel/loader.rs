@@ -12,7 +12,7 @@ use super::attach::{self, ProbeState};
 use super::btf::Btf;
 use super::counters::{self, Counts};
 use super::reasons::Reasons;
-use super::registry::{Attach, Family, PROBES, Probe, Use, Way, Weight};
+use super::registry::{ARGUMENTS, Attach, Family, PROBES, Probe, Use, Way, Weight};
 use super::wire::{Outcome, Wire};
 use super::{KernelError, attach_ids, capabilities, offsets};
 use crate::enrich::netns;
@@ -88,6 +88,7 @@ impl Session {
         let errno_mask = errno_mask();
         let own_netns = own_netns();
         let ids = attach_ids::of(&btf, hooks())?;
+        let changed = changed_functions(&btf);
         drop(btf);
         let mut ebpf = loader
             .override_global("OFFSETS", offsets.values.as_slice(), true)
@@ -115,7 +116,7 @@ impl Session {
                 continue;
             }
             let tried = probe.tried(options.attach, options.follow_processes);
-            let state = attach::attach(&mut session.ebpf, probe, &tried, &ids);
+            let state = attach::attach(&mut session.ebpf, probe, &tried, &ids, &changed);
             if probe.weight == Weight::Required && state.attached.is_none() {
                 return Err(KernelError::RequiredProbe { probe: probe.name, why: state.failures_text() });
             }
@@ -218,6 +219,18 @@ fn errno_mask() -> [u64; ERRNO_WORDS] {
 
 fn own_netns() -> u32 {
     netns::current_inode().and_then(|inode| u32::try_from(inode).ok()).unwrap_or(0)
+}
+
+/// Functions whose arguments are not those that programs read.
+fn changed_functions(btf: &Btf) -> Vec<&'static str> {
+    let is_as_known = |name: &str, wanted: &[&str]| {
+        btf.func_params(name).is_ok_and(|params| {
+            params.len() >= wanted.len()
+                && params.iter().zip(wanted).all(|(param, wanted)| param.name == *wanted)
+        })
+    };
+    let changed = ARGUMENTS.iter().filter(|(name, wanted)| !is_as_known(name, wanted));
+    changed.map(|(name, _)| *name).collect()
 }
 
 /// All hooks that programs may be attached to.

@@ -22,6 +22,14 @@ pub enum Attach {
 }
 
 impl Attach {
+    /// The kernel function that is hooked, if it is one.
+    pub fn function(self) -> Option<&'static str> {
+        match self {
+            Self::Fentry(name) | Self::Fexit(name) | Self::Kprobe(name) | Self::Kretprobe(name) => Some(name),
+            Self::BtfTracepoint(_) | Self::Tracepoint(..) | Self::Tcx | Self::Device(_) => None,
+        }
+    }
+
     /// What `--attach` calls it; `None` for what it does not choose.
     pub fn family(self) -> Option<Family> {
         match self {
@@ -123,8 +131,8 @@ pub enum Weight {
     Required,
     /// Some diagnoses are lost or less exact.
     Wanted,
-    /// Another probe tells the same, only later.
-    Sooner,
+    /// What it tells is told without it too, only later or less exactly.
+    Extra,
 }
 
 impl Probe {
@@ -166,7 +174,7 @@ macro_rules! function {
                 Way::of(&[(Attach::Kprobe($function), concat!("kprobe_", $function))]),
             ],
             when: Use::Always,
-            weight: Weight::Sooner,
+            weight: Weight::Extra,
             lost: $lost,
         }
     };
@@ -195,6 +203,14 @@ const SYSCALL_TRACEPOINTS: Way = Way {
     ],
     slow_to_detach: true,
 };
+
+/// What programs take the first arguments of a kernel function for. It is hooked only if it calls them so: prototypes
+/// change between versions.
+pub const ARGUMENTS: &[(&str, &[&str])] = &[
+    ("icmp_unreach", &["skb"]),
+    ("icmpv6_notify", &["skb"]),
+    ("tcp_conn_request", &["rsk_ops", "af_ops", "sk", "skb"]),
+];
 
 /// All probes, in the order in which they are attached.
 pub const PROBES: &[Probe] = &[
@@ -236,6 +252,11 @@ pub const PROBES: &[Probe] = &[
     tp_btf!("icmp", "icmp_send", "ICMP errors that this machine sends"),
     function!("icmp", "icmp_unreach", "who sent an ICMP error, before tc watches"),
     function!("icmp", "icmpv6_notify", "who sent an ICMPv6 error, before tc watches"),
+    function!(
+        "overflow",
+        "tcp_conn_request",
+        "which SYN met a full accept queue, and not only that it is full"
+    ),
     Probe {
         name: "result",
         signal: "socket_calls",

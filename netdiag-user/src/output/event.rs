@@ -103,6 +103,16 @@ fn of(what: &What, connection: &Connection) -> Event {
             };
             Event::new(name, text, json!({ "state": state, "retransmits": retransmits }))
         }
+        What::ListenOverflow { accept_queue, backlog, place } => Event::new(
+            "listen-overflow",
+            format!("SYN dropped: the accept queue is full{}", elsewhere(place, connection)),
+            json!({
+                "accept_queue": accept_queue,
+                "backlog": backlog,
+                "netns": place.netns,
+                "netns_name": place.netns_name,
+            }),
+        ),
         What::SynAckRetransmitted { place } => Event::new(
             "syn-ack-retransmit",
             format!("SYN-ACK retransmitted{}", elsewhere(place, connection)),

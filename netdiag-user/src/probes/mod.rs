@@ -7,6 +7,7 @@ mod drop;
 mod error;
 mod icmp;
 mod neighbour;
+mod overflow;
 mod packet;
 mod process;
 mod reset;
@@ -24,6 +25,7 @@ pub use drop::Drop;
 pub use error::SocketError;
 pub use icmp::IcmpSent;
 pub use neighbour::NeighbourFailed;
+pub use overflow::ListenOverflow;
 pub use packet::{Direction, Packet, Tuple, protocol};
 pub use process::Exec;
 pub use reset::ResetSent;
@@ -62,6 +64,7 @@ pub enum Event {
     SocketError(SocketError),
     Exec(Exec),
     SynAckAgain(SynAckAgain),
+    ListenOverflow(ListenOverflow),
 }
 
 impl Event {
@@ -80,6 +83,7 @@ impl Event {
             Self::SocketError(e) => e.time_ns,
             Self::Exec(e) => e.time_ns,
             Self::SynAckAgain(e) => e.time_ns,
+            Self::ListenOverflow(e) => e.time_ns,
         }
     }
 }
@@ -122,7 +126,8 @@ plain!(
     WireRecord,
     ErrorRecord,
     ExecRecord,
-    SynAckRecord
+    SynAckRecord,
+    OverflowRecord
 );
 
 fn read<T: Plain>(kind: u16, bytes: &[u8]) -> Result<T, DecodeError> {
@@ -150,6 +155,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         kind::WIRE => Event::Wire(wire::decode(&read(k, bytes)?)?),
         kind::ERROR => Event::SocketError(error::decode(&read(k, bytes)?)?),
         kind::SYN_ACK_AGAIN => Event::SynAckAgain(retransmit::decode_syn_ack(&read(k, bytes)?)?),
+        kind::OVERFLOW => Event::ListenOverflow(overflow::decode(&read(k, bytes)?)?),
         kind::EXEC => Event::Exec(process::decode(&read(k, bytes)?)),
         other => return Err(DecodeError::Kind(other)),
     })

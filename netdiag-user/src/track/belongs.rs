@@ -72,6 +72,7 @@ impl Keyed for Event {
             Event::IcmpSent(icmp) => (By::flow(&icmp.packet.tuple), None),
             Event::ResetSent(reset) => (By::flow(&reset.packet.tuple), None),
             Event::SynAckAgain(again) => (By::flow(&again.tuple), None),
+            Event::ListenOverflow(overflow) => (By::flow(&overflow.packet.tuple), None),
             Event::RouteFailed(route) => (By::route(route), None),
             Event::NeighbourFailed(failed) => {
                 (By::NeighbourIn { netns: failed.netns }, Some(By::Neighbour { address: failed.address }))
@@ -218,6 +219,7 @@ impl<'a> Belongs<'a> {
             }
             Event::RouteFailed(r) => r.time_ns >= self.from_ns && self.has_route(r),
             Event::SynAckAgain(s) => s.time_ns >= self.from_ns && self.is_flow(&s.tuple),
+            Event::ListenOverflow(o) => o.time_ns >= self.from_ns && self.is_flow(&o.packet.tuple),
             Event::NeighbourFailed(n) => n.time_ns >= self.from_ns,
             Event::Connection(_)
             | Event::Suspect(_)

@@ -83,6 +83,11 @@ impl Teller {
                 place: place(route.netns.unwrap_or(0), ""),
             },
             Event::SynAckAgain(again) => What::SynAckRetransmitted { place: place(again.netns, "") },
+            Event::ListenOverflow(overflow) => What::ListenOverflow {
+                accept_queue: overflow.accept_queue,
+                backlog: overflow.backlog,
+                place: place(overflow.packet.netns, &overflow.packet.interface),
+            },
             Event::NeighbourFailed(failed) => What::NeighbourFailed {
                 address: failed.address,
                 place: place(failed.netns, &failed.interface),

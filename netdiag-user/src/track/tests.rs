@@ -3,7 +3,7 @@ use std::time::Duration;
 use crate::kernel::reasons::Reasons;
 use crate::probes::{
     Call, CallFailed, ConnectionEnd, Direction, Drop, Event, NeighbourFailed, Owner, Packet, Step, StepKind,
-    TcpState, TcpSummary, Tuple, protocol,
+    TcpState, TcpSummary, Tuple, Wire, protocol,
 };
 use crate::track::{End, Finished, Limits, Tracker, What};
 
@@ -108,6 +108,21 @@ fn a_late_answer_is_waited_for_only_after_giving_up() {
     assert_eq!(waiting.due(3_000 * MS).len(), 1);
     let mut refused = tracker([end(ConnectionEnd { errno: Some(libc::ECONNREFUSED), ..gave_up() })]);
     assert_eq!(refused.due(2_000 * MS + Limits::default().grace.as_nanos() as u64).len(), 1);
+}
+
+#[test]
+fn an_icmp_error_that_two_probes_saw_is_one() {
+    let router = "10.0.0.254:0".parse().unwrap();
+    let icmp = |at_ms: u64, netns, code| {
+        let error = Tuple { protocol: protocol::ICMP, source: router, destination: router };
+        let Event::Drop(drop) = syn_dropped(at_ms, 0, netns) else { panic!("no drop") };
+        let packet = Packet { tuple: error, flags: 3, code, ..drop.packet };
+        Event::Wire(Wire { time_ns: at_ms * MS, packet, quoted: Some(tuple()) })
+    };
+    let received = |events: Vec<Event>| finish(events)[0].timeline.len();
+    assert_eq!(received(vec![icmp(1_100, 0, 1), icmp(1_101, NETNS, 1), end(gave_up())]), 1);
+    assert_eq!(received(vec![icmp(1_100, 0, 1), icmp(1_101, NETNS, 13), end(gave_up())]), 2);
+    assert_eq!(received(vec![icmp(1_100, 0, 1), icmp(1_700, NETNS, 1), end(gave_up())]), 2);
 }
 
 #[test]

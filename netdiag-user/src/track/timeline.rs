@@ -93,6 +93,12 @@ pub enum What {
     SynAckRetransmitted {
         place: Place,
     },
+    /// The listener of this connection, on this machine, had no room for the SYN, and the kernel dropped it.
+    ListenOverflow {
+        accept_queue: u32,
+        backlog: u32,
+        place: Place,
+    },
     NeighbourFailed {
         address: IpAddr,
         place: Place,

@@ -187,6 +187,7 @@ impl Tracker {
         timeline.extend(events.filter_map(|event| self.teller.moment(&connection, event, names)));
         keep_relevant_neighbours(&connection, &mut timeline);
         timeline.sort_by_key(|moment| moment.time_ns);
+        timeline.dedup_by(|later, earlier| is_seen_twice(earlier, later));
         // What led to a failed call came before it, and an ICMP error comes for a datagram sent earlier.
         if let (Some(first), End::CallFailed { .. } | End::SocketError) = (timeline.first(), &connection.end)
         {
@@ -198,6 +199,19 @@ impl Tracker {
         let other_end =
             other_end(&connection, flow, &self.ended).map(|other| Box::new(Connection::clone(other)));
         Finished { connection, sock, timeline, left_out, other_end }
+    }
+}
+
+/// One ICMP error, on the wire and in the function that takes it.
+fn is_seen_twice(earlier: &Moment, later: &Moment) -> bool {
+    const AT_MOST_NS: u64 = 20_000_000;
+    match (&earlier.what, &later.what) {
+        (What::IcmpReceived { packet: wire, .. }, What::IcmpReceived { packet, .. }) => {
+            (wire.tuple, wire.flags, wire.code) == (packet.tuple, packet.flags, packet.code)
+                && wire.ifindex == packet.ifindex
+                && later.time_ns - earlier.time_ns < AT_MOST_NS
+        }
+        _ => false,
     }
 }
 

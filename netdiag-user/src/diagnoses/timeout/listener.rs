@@ -70,15 +70,20 @@ fn waits_for_listener(evidence: &Evidence) -> bool {
         })
 }
 
-/// The client's last ACK or its data was refused for lack of room; the kernel said so from 6.15 on.
+/// The SYN, the client's last ACK or its data was refused for lack of room: tcp_conn_request was seen to do so, or the
+/// kernel gave that as the reason of a drop (from 6.15, not for the SYN).
 fn overflow_drop(evidence: &Evidence) -> Option<&Place> {
     if !connecting(evidence) && !went_silent(evidence) {
         return None;
     }
-    match evidence.drop_of(&["TCP_LISTEN_OVERFLOW"], true) {
+    let seen = evidence.timeline.iter().rev().find_map(|moment| match &moment.what {
+        What::ListenOverflow { place, .. } => Some(place),
+        _ => None,
+    });
+    seen.or_else(|| match evidence.drop_of(&["TCP_LISTEN_OVERFLOW"], true) {
         Some((_, What::Dropped { place, .. })) => Some(place),
         _ => None,
-    }
+    })
 }
 
 /// Established for the client alone: nothing that it sent was ever acknowledged.
@@ -394,6 +399,14 @@ mod tests {
             .dropped(200, Drop::syn("TCP_LISTEN_OVERFLOW", "tcp_v4_syn_recv_sock").flags(ACK).place(there()))
             .diagnosed();
         assert_eq!((code, finding.confidence), ("timeout.accept-queue-full", Confidence::Certain));
+    }
+
+    #[test]
+    fn a_syn_that_was_seen_to_be_refused_is_certain_however_short_the_wait() {
+        let overflow = What::ListenOverflow { accept_queue: 6, backlog: 5, place: there() };
+        let (code, finding) = waiting().queues(1000, 6, 0, &[]).at(1, overflow).diagnosed();
+        assert_eq!((code, finding.confidence), ("timeout.accept-queue-full", Confidence::Certain));
+        assert_eq!(finding.place.netns_name.as_deref(), Some("srv"));
     }
 
     #[test]
