@@ -1,12 +1,12 @@
 //! The fault scenarios: one module a symptom, one table of scenarios each.
 
 mod cli;
-mod core;
 mod harness;
 mod healthy;
 mod local;
 mod refused;
 mod reset;
+mod samples;
 mod skips;
 mod timeout;
 mod unreachable;
@@ -22,5 +22,5 @@ fn main() -> std::process::ExitCode {
         healthy::SCENARIOS,
         cli::SCENARIOS,
     ];
-    netdiag_tests::scenario::main(&scenarios, skips::EXPECTED, core::ALSO)
+    netdiag_tests::scenario::main(&scenarios, skips::EXPECTED, samples::SAMPLES)
 }

@@ -34,7 +34,8 @@ pub fn are_used() -> bool {
     has_tcx() && !by_tracepoint
 }
 
-fn has_tcx() -> bool {
+/// Whether the kernel has TCX links (6.6).
+pub fn has_tcx() -> bool {
     std::fs::read_to_string("/proc/kallsyms").is_ok_and(|symbols| symbols.contains("tcx_link_attach"))
 }
 
@@ -85,32 +86,8 @@ fn tcx() -> Result<BTreeSet<String>> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::{FromRawFd, OwnedFd};
-
     use super::*;
-
-    fn bpf(command: libc::c_long, attr: &mut [u64]) -> OwnedFd {
-        // SAFETY: the pointer and size describe `attr`, which lives for the call, as do the
-        // buffers that it points to.
-        let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_mut_ptr(), size_of_val(attr)) };
-        assert!(fd >= 0, "bpf({command}): {}", std::io::Error::last_os_error());
-        // SAFETY: both commands used here return a new descriptor, which nobody else has.
-        unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).unwrap()) }
-    }
-
-    /// A tcx link on `lo` of the calling thread's namespace: `BPF_PROG_LOAD`, `BPF_LINK_CREATE`.
-    fn attach() -> (OwnedFd, OwnedFd) {
-        // r0 = -1 (TCX_NEXT); exit
-        let code: [u64; 2] = [0xffff_ffff_0000_00b7, 0x95];
-        // prog_type 3 (SCHED_CLS) and insn_cnt, insns, license, and no log
-        let license = c"GPL";
-        let mut load = [3 | 2 << 32, code.as_ptr() as u64, license.as_ptr() as u64, 0, 0, 0, 0, 0, 0, 0];
-        let program = bpf(5, &mut load);
-        let raw = u64::try_from(std::os::fd::AsRawFd::as_raw_fd(&program)).unwrap();
-        // prog_fd and ifindex 1, attach_type 46
-        let link = bpf(28, &mut [raw | 1 << 32, 46, 0, 0, 0, 0]);
-        (program, link)
-    }
+    use crate::foreign::Counter;
 
     #[test]
     fn a_tcx_program_is_seen_until_it_is_gone() {
@@ -118,7 +95,7 @@ mod tests {
             return;
         }
         let namespace = Namespace::new("tcx").unwrap();
-        let attached = namespace.enter(attach).unwrap();
+        let attached = namespace.enter(|| Counter::on_ingress(1)).unwrap().unwrap();
         let found = present(Some(&namespace)).unwrap();
         assert_eq!(found.into_iter().collect::<Vec<_>>(), ["lo tcx ingress: 1 programs"]);
         drop(attached);

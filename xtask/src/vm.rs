@@ -11,6 +11,7 @@ mod qemu;
 mod results;
 mod root;
 mod run;
+mod snapshot;
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,6 +41,13 @@ pub struct Args {
     /// Run `netdiag doctor` only
     #[arg(long)]
     doctor: bool,
+    /// Attach probes by this kind of hook in the scenarios: tracepoint, fentry, kprobe; without it netdiag's own choice, and
+    /// a sample with each of the others
+    #[arg(long, value_delimiter = ',', value_name = "KIND")]
+    attach: Vec<String>,
+    /// Write what `netdiag doctor` says to tests/kernels instead of comparing it
+    #[arg(long)]
+    bless: bool,
     /// A variable for the programs in the virtual machine: NETDIAG_VERIFIER_LOG=1
     #[arg(long, value_name = "NAME=VALUE")]
     env: Vec<String>,

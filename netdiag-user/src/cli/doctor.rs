@@ -61,6 +61,9 @@ pub fn doctor(global: &Global) -> anyhow::Result<ExitCode> {
     match Engine::start(Options { follow_processes: true, all: false, attach: global.attach() }) {
         Ok(mut engine) => {
             checks.extend(probes(&mut engine));
+            if global.verbose {
+                checks.extend(numbers(&mut engine));
+            }
             checks.push(wire(&mut engine));
         }
         Err(error) => checks.push(check("probes", "start", Status::Fail, error.to_string())),
@@ -141,7 +144,7 @@ fn probes(engine: &mut Engine) -> Vec<Check> {
             }
         })
         .collect();
-    let absent = &session.absent_fields;
+    let absent = &session.offsets.absent;
     checks.push(if absent.is_empty() {
         check("fields", "offsets", Status::Ok, "every field is in this kernel's BTF")
     } else {
@@ -152,6 +155,18 @@ fn probes(engine: &mut Engine) -> Vec<Check> {
     } else {
         check("fields", "drop reasons", Status::Warn, "none before 5.17: the function that dropped stands in")
     });
+    checks
+}
+
+/// What programs take from the running kernel's BTF.
+fn numbers(engine: &mut Engine) -> Vec<Check> {
+    let session = engine.session();
+    let fields = session.offsets.found();
+    let mut checks: Vec<Check> =
+        fields.map(|(path, offset)| check("offset", path, Status::Ok, offset.to_string())).collect();
+    let reasons = session.reasons.drops();
+    checks
+        .extend(reasons.iter().map(|(number, name)| check("reason", *name, Status::Ok, number.to_string())));
     checks
 }
 

@@ -11,6 +11,7 @@ use netdiag_ebpf::records::call::CALLS;
 use super::attach::{self, ProbeState};
 use super::btf::Btf;
 use super::counters::{self, Counts};
+use super::offsets::Offsets;
 use super::reasons::Reasons;
 use super::registry::{ARGUMENTS, Attach, Family, PROBES, Probe, Use, Way, Weight};
 use super::wire::{Outcome, Wire};
@@ -61,7 +62,7 @@ pub struct Session {
     tracked: BpfHashMap<MapData, u32, u8>,
     pub probes: Vec<ProbeState>,
     pub reasons: Reasons,
-    pub absent_fields: Vec<&'static str>,
+    pub offsets: Offsets,
 }
 
 impl std::fmt::Debug for Session {
@@ -102,15 +103,8 @@ impl Session {
         let tracked = BpfHashMap::try_from(take_map(&mut ebpf, "TRACKED")?)?;
         let watched = BpfHashMap::try_from(take_map(&mut ebpf, "WATCHED_NETNS")?)?;
         let ring = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)?;
-        let mut session = Self {
-            wire: Wire::new(watched),
-            ebpf,
-            counters,
-            tracked,
-            probes: Vec::new(),
-            reasons,
-            absent_fields: offsets.absent,
-        };
+        let mut session =
+            Self { wire: Wire::new(watched), ebpf, counters, tracked, probes: Vec::new(), reasons, offsets };
         for probe in PROBES {
             if probe.when == Use::FollowProcesses && !options.follow_processes {
                 continue;

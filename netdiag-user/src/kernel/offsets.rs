@@ -12,6 +12,14 @@ pub struct Offsets {
     pub absent: Vec<&'static str>,
 }
 
+impl Offsets {
+    /// Each field that the kernel has, and at which byte.
+    pub fn found(&self) -> impl Iterator<Item = (&'static str, u32)> {
+        let fields = FIELDS.iter().zip(self.values);
+        fields.filter(|(_, offset)| *offset != ABSENT).map(|(spec, offset)| (spec.path, offset))
+    }
+}
+
 /// Looks each field up. A required one that is missing, ambiguous or of another size is an error; an
 /// optional one becomes [`ABSENT`], which switches its branch off in the kernel.
 pub fn resolve(btf: &Btf) -> Result<Offsets, KernelError> {

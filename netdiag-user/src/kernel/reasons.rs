@@ -84,6 +84,14 @@ impl Reasons {
         self.drops.get(&reason).is_some_and(|known| known == name)
     }
 
+    /// All drop reasons, by number.
+    pub fn drops(&self) -> Vec<(u32, &str)> {
+        let mut all: Vec<(u32, &str)> =
+            self.drops.iter().map(|(number, name)| (*number, name.as_str())).collect();
+        all.sort_unstable();
+        all
+    }
+
     /// Name of a reset reason, `None` for none.
     pub fn reset_name(&self, reason: u32) -> Option<&str> {
         self.resets.get(&reason).map(String::as_str)

@@ -1,13 +1,16 @@
 //! What netdiag says to a command line that it cannot obey.
 
 use std::os::unix::fs::PermissionsExt;
-use std::process::Stdio;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use netdiag_tests::netdiag::binary;
 use netdiag_tests::process::run;
 use netdiag_tests::tools;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 
 use super::{LIMIT, netdiag, one_line, run_netdiag};
 
@@ -20,6 +23,43 @@ pub fn names_the_missing_capability() -> Result<()> {
         one_line(&output)?;
     }
     Ok(())
+}
+
+/// The commands that need the kernel say one line and exit with 2.
+fn cannot(why: &str, prepare: impl Fn(&mut Command)) -> Result<()> {
+    for arguments in [&["run", "--", "echo", "started"][..], &["watch"]] {
+        let mut command = netdiag(arguments)?;
+        prepare(&mut command);
+        let output = run(command, LIMIT)?;
+        output.exits(2)?.says(why)?;
+        one_line(&output)?;
+    }
+    Ok(())
+}
+
+/// An empty directory stands where the kernel's BTF is, for netdiag alone.
+pub fn without_btf() -> Result<()> {
+    let hide = || -> std::io::Result<()> {
+        let none = None::<&str>;
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        mount(Some("none"), "/sys/kernel/btf", Some("tmpfs"), MsFlags::empty(), none)?;
+        Ok(())
+    };
+    // SAFETY: system calls with constant arguments only, in a child that has one thread.
+    cannot("CONFIG_DEBUG_INFO_BTF", |command| unsafe {
+        command.pre_exec(hide);
+    })
+}
+
+/// Cannot be undone until the machine starts anew.
+pub fn locked_down() -> Result<()> {
+    std::fs::write("/sys/kernel/security/lockdown", "confidentiality")?;
+    cannot("locked down", |_| ())
+}
+
+pub fn refuses_an_old_kernel() -> Result<()> {
+    cannot("netdiag needs Linux 6.1", |_| ())
 }
 
 pub fn shows_where_a_filter_is_wrong() -> Result<()> {

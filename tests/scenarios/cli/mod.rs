@@ -3,6 +3,7 @@
 
 mod command;
 mod cost;
+mod foreign;
 mod input;
 mod life;
 mod output;
@@ -23,6 +24,10 @@ const BPFTOOL: &[Need] = &[Need::Tool("bpftool")];
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::healthy("cli_names_the_missing_capability", input::names_the_missing_capability)
         .needs(&[Need::Tool("setpriv")]),
+    Scenario::healthy("cli_without_btf", input::without_btf),
+    Scenario::healthy("cli_locked_down", input::locked_down).only_in("locked-down"),
+    Scenario::healthy("cli_refuses_an_old_kernel", input::refuses_an_old_kernel).only_in("too-old"),
+    Scenario::healthy("cli_foreign_tc_programs_go_on", foreign::go_on),
     Scenario::healthy("cli_shows_where_a_filter_is_wrong", input::shows_where_a_filter_is_wrong),
     Scenario::healthy("cli_suggests_a_code", input::suggests_a_code),
     Scenario::healthy("cli_refuses_nonsense", input::refuses_nonsense),

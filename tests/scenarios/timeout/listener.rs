@@ -46,7 +46,12 @@ pub fn accept_queue_full(family: Family) -> Result<()> {
     let server = servers::never_accepts(&net.server, address, 1)?;
     let _waiting = fill(&net.router, address, 2)?;
     let report = net.netdiag_run(&curl(address, 2.5))?;
-    let diagnosis = report.exits(28)?.the_only("timeout.accept-queue-full")?.certain()?.errno(None)?;
+    let diagnosis = report.exits(28)?.the_only("timeout.accept-queue-full")?.errno(None)?;
+    // Before Linux 6.5 only one SYN more is sent in this time: no second sample shows that the kernel counted it.
+    let (sure, missing) = (diagnosis.at("/confidence"), diagnosis.at("/coverage/missing"));
+    if sure != "likely" || !missing.to_string().contains("tcp_conn_request") {
+        diagnosis.certain()?;
+    }
     let diagnosis = happened_in(diagnosis, &net.server)?.has("/where/stage", "socket")?;
     let diagnosis = diagnosis.has("/listener/backlog", 1)?.has("/listener/accept_queue", 2)?;
     diagnosis.has("/listener/processes/0/pid", server.pid())?;

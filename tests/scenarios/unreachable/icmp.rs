@@ -1,8 +1,10 @@
 //! Somebody on the way says no.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use netdiag_tests::net::{Family, Topology};
-use netdiag_tests::netdiag::{Diagnosis, Report};
+use netdiag_tests::netdiag::{Diagnosis, Report, Watch};
 use netdiag_tests::remote::{Behaviour, IcmpKind, Remote, Sender};
 use netdiag_tests::{clients, servers};
 
@@ -28,6 +30,26 @@ pub fn host(family: Family) -> Result<()> {
     let (net, _remote) = remote(IcmpKind::HostUnreachable, Sender::Router)?;
     let report = net.netdiag_run(&clients::connect(family.remote(80))?)?;
     from_remote_router(report.exits(1)?.the_only(UNREACHABLE)?, family, "EHOSTUNREACH")?;
+    Ok(())
+}
+
+/// A `watch` of everything has tc nowhere yet when the answer comes, to the first SYN. Where functions cannot be hooked,
+/// the errno is all there is: who said it stays open.
+pub fn before_tc_watches(family: Family) -> Result<()> {
+    let (net, _remote) = remote(IcmpKind::HostUnreachable, Sender::Router)?;
+    let watch = Watch::start(&[&net.client], &[])?;
+    net.client.run(&clients::connect(family.remote(80))?)?.exits(1)?;
+    watch.wait_for(UNREACHABLE, Duration::from_secs(5))?;
+    let report = watch.stop()?;
+    let diagnosis = report.the_only(UNREACHABLE)?.errno(Some("EHOSTUNREACH"))?;
+    let function = if family == Family::V4 { "icmp_unreach" } else { "icmpv6_notify" };
+    let missing = diagnosis.at("/coverage/missing").as_array().context("no coverage")?;
+    if missing.iter().any(|signal| signal == function) {
+        let said = diagnosis.at("/confidence");
+        ensure!(said != "certain", "certain without a sign of who said it\n{}", report.dump());
+    } else {
+        from_remote_router(diagnosis, family, "EHOSTUNREACH")?;
+    }
     Ok(())
 }
 

@@ -86,6 +86,10 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::near_miss("unreachable.interface-down", "down_and_no_route", links::down_and_no_route),
     Scenario::hit("unreachable.icmp-unreachable", "v4", || icmp::host(V4)).needs(TUN),
     Scenario::hit("unreachable.icmp-unreachable", "v6", || icmp::host(V6)).needs(TUN),
+    Scenario::hit("unreachable.icmp-unreachable", "before_tc_watches_v4", || icmp::before_tc_watches(V4))
+        .needs(TUN),
+    Scenario::hit("unreachable.icmp-unreachable", "before_tc_watches_v6", || icmp::before_tc_watches(V6))
+        .needs(TUN),
     Scenario::hit("unreachable.icmp-unreachable", "net_v4", || icmp::net(V4)).needs(TUN_CURL),
     Scenario::hit("unreachable.icmp-unreachable", "net_v6", || icmp::net(V6)).needs(TUN_CURL),
     Scenario::hit("unreachable.icmp-unreachable", "routing_loop_v4", || icmp::routing_loop(V4)).needs(TUN),

@@ -13,7 +13,7 @@ pub use watch::Watch;
 
 /// Options for every netdiag under test: with `NETDIAG_TEST_ATTACH=kprobe`, probes are attached by kprobes.
 pub fn options() -> Vec<String> {
-    let attach = std::env::var("NETDIAG_TEST_ATTACH").ok();
+    let attach = std::env::var("NETDIAG_TEST_ATTACH").ok().filter(|kind| !kind.is_empty());
     attach.map_or_else(Vec::new, |kind| vec!["--attach".to_owned(), kind])
 }
 

@@ -39,13 +39,15 @@ pub struct Scenario {
     pub limit: Duration,
     /// Nothing else runs beside it: it counts what happens on the whole machine.
     pub alone: bool,
+    /// Only in the sample of this name: it needs a machine that nothing else can run on, or leaves one behind.
+    pub only_in: Option<&'static str>,
     /// The story.
     pub run: fn() -> Result<()>,
 }
 
 impl Scenario {
     const fn new(shows: Shows, name: &'static str, run: fn() -> Result<()>) -> Self {
-        Self { shows, name, needs: &[], limit: LIMIT, alone: false, run }
+        Self { shows, name, needs: &[], limit: LIMIT, alone: false, only_in: None, run }
     }
 
     /// A scenario in which `code` must be diagnosed.
@@ -84,6 +86,12 @@ impl Scenario {
     #[must_use]
     pub const fn alone(self) -> Self {
         Self { alone: true, ..self }
+    }
+
+    /// The same, in one sample and nowhere else.
+    #[must_use]
+    pub const fn only_in(self, sample: &'static str) -> Self {
+        Self { only_in: Some(sample), ..self }
     }
 
     /// The diagnosis that it must hit.

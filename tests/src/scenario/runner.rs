@@ -21,14 +21,20 @@ const THREADS: usize = 3;
 /// How long a hanging scenario has to unwind after its processes were killed.
 const UNWIND: Duration = Duration::from_secs(5);
 
+/// The sample that has every diagnosis.
+const CORE: &str = "core";
+
 /// Held for writing by a scenario that runs alone, for reading by any other.
 static MACHINE: RwLock<()> = RwLock::new(());
 
 /// Runs what the command line selects out of `scenarios`; `expected` lists the skips that are all right.
 ///
-/// With `NETDIAG_SCENARIOS=core` that is, at most, the first scenario that hits each diagnosis and those that `core`
-/// names: a sample for a slow machine.
-pub fn main(scenarios: &[&'static [Scenario]], expected: &'static [ExpectedSkip], core: &[&str]) -> ExitCode {
+/// `NETDIAG_SCENARIOS` names one of `samples`; of `core`, the first scenario that hits each diagnosis is a part as well.
+pub fn main(
+    scenarios: &[&'static [Scenario]],
+    expected: &'static [ExpectedSkip],
+    samples: &[(&str, &[&str])],
+) -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
     let mut all: Vec<Scenario> = scenarios.iter().flat_map(|group| group.iter().copied()).collect();
@@ -36,12 +42,23 @@ pub fn main(scenarios: &[&'static [Scenario]], expected: &'static [ExpectedSkip]
         eprintln!("two scenarios are called {name}");
         return ExitCode::FAILURE;
     }
-    if let Some(name) = core.iter().find(|name| !all.iter().any(|scenario| scenario.full_name() == **name)) {
-        eprintln!("no scenario is called {name}, which the core should have");
+    let named = samples.iter().flat_map(|(_, names)| *names);
+    if let Some(name) =
+        named.into_iter().find(|name| !all.iter().any(|scenario| scenario.full_name() == **name))
+    {
+        eprintln!("no scenario is called {name}, which a sample should have");
         return ExitCode::FAILURE;
     }
-    if std::env::var_os("NETDIAG_SCENARIOS").is_some_and(|value| value == "core") {
-        keep_core(&mut all, core);
+    let wanted = std::env::var("NETDIAG_SCENARIOS").ok().filter(|name| !name.is_empty());
+    match &wanted {
+        None => all.retain(|scenario| scenario.only_in.is_none()),
+        Some(wanted) => match samples.iter().find(|(name, _)| name == wanted) {
+            Some((name, named)) => keep(&mut all, name, named),
+            None => {
+                eprintln!("no sample of scenarios is called {wanted}");
+                return ExitCode::FAILURE;
+            }
+        },
     }
     let trials = all.into_iter().map(|scenario| trial(scenario, expected)).collect();
     if arguments.list {
@@ -75,12 +92,15 @@ fn first_duplicate(scenarios: &[Scenario]) -> Option<String> {
     scenarios.iter().map(Scenario::full_name).find(|name| !names.insert(name.clone()))
 }
 
-/// Drops all but the first scenario that hits each diagnosis, and those that are named.
-fn keep_core(scenarios: &mut Vec<Scenario>, named: &[&str]) {
+/// Drops all that are not in a sample.
+fn keep(scenarios: &mut Vec<Scenario>, sample: &str, named: &[&str]) {
     let mut codes = BTreeSet::new();
     scenarios.retain(|scenario| {
-        let is_first = scenario.code().is_some_and(|code| codes.insert(code));
-        is_first || named.contains(&scenario.full_name().as_str())
+        let is_first = sample == CORE && scenario.code().is_some_and(|code| codes.insert(code));
+        match scenario.only_in {
+            Some(only) => only == sample,
+            None => is_first || named.contains(&scenario.full_name().as_str()),
+        }
     });
 }
 
@@ -234,7 +254,7 @@ mod tests {
             Scenario::healthy("connect", run),
             Scenario::healthy("many", run),
         ];
-        keep_core(&mut scenarios, &["healthy__connect"]);
+        keep(&mut scenarios, CORE, &["healthy__connect"]);
         let names: Vec<String> = scenarios.iter().map(Scenario::full_name).collect();
         assert_eq!(names, ["reset_linger__hit_v4", "healthy__connect"]);
     }

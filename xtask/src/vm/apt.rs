@@ -125,7 +125,7 @@ impl Apt {
             ("Dir::State::status", path("status")),
             ("Dir::Cache", path("")),
             ("Acquire::Languages", "none".to_owned()),
-            ("Acquire::Retries", "1".to_owned()),
+            ("Acquire::Retries", "3".to_owned()),
             ("Acquire::http::Timeout", "20".to_owned()),
             ("APT::Get::List-Cleanup", "true".to_owned()),
         ] {

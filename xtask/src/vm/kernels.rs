@@ -7,6 +7,8 @@ pub const MATRIX: &[&str] = &["5.10", "6.1", "6.12", NEWEST];
 /// What a run without `--kernel` takes: the oldest that is supported in full, and the newest.
 pub const DEFAULT: &[&str] = &["6.1", NEWEST];
 pub const NEWEST: &str = "newest";
+/// Series that netdiag refuses, in one line.
+const TOO_OLD: &[&str] = &["5.10"];
 
 /// The packages of one kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +53,11 @@ pub fn resolve<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Option
         names.filter_map(Kernel::of_package).filter(|kernel| wanted == NEWEST || kernel.series == wanted);
     // For one version linux-binary is the kernel; linux-image then only depends on it.
     fitting.max_by_key(|kernel| (numbers(&kernel.release), kernel.packages.len()))
+}
+
+/// Whether netdiag refuses this series.
+pub fn is_too_old(series: &str) -> bool {
+    TOO_OLD.contains(&series)
 }
 
 impl Kernel {

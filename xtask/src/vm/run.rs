@@ -11,8 +11,9 @@ use super::initramfs::Initramfs;
 use super::programs::Programs;
 use super::qemu::{self, End, Machine};
 use super::results::{Results, judge, outcome};
-use super::{Args, Row, modules, root};
+use super::{Args, Row, kernels, modules, root, snapshot};
 use crate::cmd;
+use crate::count::Count;
 
 /// Where the programs under test are in the virtual machine.
 const DIRECTORY: &str = "/netdiag";
@@ -25,49 +26,102 @@ const EACH: Duration = Duration::from_secs(15);
 /// How much of the console is shown when something went wrong.
 const CONSOLE_LINES: usize = 25;
 
+/// One run of the scenarios' program.
+#[derive(Debug, Clone)]
+struct Section {
+    name: String,
+    /// `NETDIAG_SCENARIOS`; empty for all of them.
+    sample: &'static str,
+    /// `NETDIAG_TEST_ATTACH`; empty for netdiag's own choice.
+    attach: String,
+    filter: Option<String>,
+    /// The scenarios that must report.
+    expected: Vec<String>,
+}
+
+impl Section {
+    /// Asks the test program which scenarios it would run.
+    fn new(
+        programs: &Programs,
+        name: &str,
+        sample: &'static str,
+        attach: &str,
+        filter: Option<&String>,
+    ) -> Result<Self> {
+        let mut list = Command::new(&programs.scenarios);
+        list.arg("--list").args(filter).env("NETDIAG_SCENARIOS", sample);
+        let text = cmd::output(&mut list).context("the scenarios cannot be listed")?;
+        let expected =
+            text.lines().filter_map(|line| Some(line.strip_suffix(": test")?.to_owned())).collect();
+        Ok(Self {
+            name: name.to_owned(),
+            sample,
+            attach: attach.to_owned(),
+            filter: filter.cloned(),
+            expected,
+        })
+    }
+}
+
 /// What every virtual machine of this run does.
 #[derive(Debug)]
 pub struct Plan {
-    /// The scenarios that must report.
-    expected: Vec<String>,
-    /// The environment of the scenarios.
-    environment: Vec<(&'static str, &'static str)>,
-    /// More of it, as asked for: `NAME=VALUE`.
-    more_environment: Vec<String>,
-    filter: Option<String>,
+    sections: Vec<Section>,
+    /// Instead of them on a kernel that netdiag refuses.
+    too_old: Vec<Section>,
+    /// More environment of the scenarios: `NAME=VALUE`.
+    environment: Vec<String>,
     doctor_only: bool,
     keep: bool,
+    bless: bool,
 }
 
 impl Plan {
-    /// Asks the test program which scenarios it would run.
+    /// What each machine has to run.
     ///
     /// # Errors
-    /// When it cannot be run here.
+    /// When the test program cannot be run here.
     pub fn new(args: &Args, programs: &Programs) -> Result<Self> {
         let mut plan = Self {
-            expected: Vec::new(),
-            environment: Vec::new(),
-            more_environment: args.env.clone(),
-            filter: args.filter.clone(),
+            sections: Vec::new(),
+            too_old: Vec::new(),
+            environment: args.env.clone(),
             doctor_only: args.doctor,
             keep: args.keep,
+            bless: args.bless,
         };
         if args.doctor {
             return Ok(plan);
         }
-        if !args.full && args.filter.is_none() {
-            plan.environment.push(("NETDIAG_SCENARIOS", "core"));
-        }
-        let mut list = Command::new(&programs.scenarios);
-        list.arg("--list").args(&plan.filter).envs(plan.environment.iter().copied());
-        let text = cmd::output(&mut list).context("the scenarios cannot be listed")?;
-        plan.expected =
-            text.lines().filter_map(|line| Some(line.strip_suffix(": test")?.to_owned())).collect();
         if !qemu::has_kvm() {
-            plan.environment.push(("NETDIAG_TEST_SLOWNESS", SLOWNESS));
+            plan.environment.push(format!("NETDIAG_TEST_SLOWNESS={SLOWNESS}"));
+        }
+        let section = |name: &str, sample, attach: &str| {
+            Section::new(programs, name, sample, attach, args.filter.as_ref())
+        };
+        let sample = if args.full || args.filter.is_some() { "" } else { "core" };
+        if args.attach.is_empty() {
+            plan.sections.push(section("scenarios", sample, "")?);
+        }
+        for kind in &args.attach {
+            plan.sections.push(section(kind, sample, kind)?);
+        }
+        if args.filter.is_none() {
+            if args.attach.is_empty() {
+                // fentry is netdiag's own choice wherever it can be had.
+                for kind in ["kprobe", "tracepoint"] {
+                    plan.sections.push(section(kind, "hooks", kind)?);
+                }
+            }
+            // Last: nothing else can run there afterwards.
+            plan.sections.push(section("locked-down", "locked-down", "")?);
+            plan.too_old.push(section("too-old", "too-old", "")?);
         }
         Ok(plan)
+    }
+
+    fn sections(&self, kernel: &Ready) -> &[Section] {
+        if kernels::is_too_old(&kernel.series) { &self.too_old } else { &self.sections }
     }
 
     /// Runs one virtual machine.
@@ -77,15 +131,16 @@ impl Plan {
     pub fn on(&self, kernel: &Ready, programs: &Programs) -> Result<Row> {
         let directory = crate::root().join("target/vm").join(&kernel.series);
         std::fs::create_dir_all(&directory)?;
+        let count: usize = self.sections(kernel).iter().map(|section| section.expected.len()).sum();
         let machine = Machine {
             kernel: kernel.image.clone(),
             initramfs: directory.join("initramfs.cpio"),
             console: directory.join("console.log"),
             results: directory.join("results.log"),
-            deadline: OVERHEAD + EACH * u32::try_from(self.expected.len())?,
+            deadline: OVERHEAD + EACH * u32::try_from(count)?,
         };
         self.write_initramfs(&machine.initramfs, kernel, programs)?;
-        println!("==> Linux {}: {} scenarios", kernel.release, self.expected.len());
+        println!("==> Linux {}: {count} scenarios", kernel.release);
         let start = Instant::now();
         let show = |line: &str| {
             if outcome(line).is_some() {
@@ -103,7 +158,7 @@ impl Plan {
         for (name, section) in &results.sections {
             std::fs::write(directory.join(format!("{name}.log")), &section.text)?;
         }
-        let mut row = self.judge(&results, end);
+        let mut row = self.judge(kernel, &results, end);
         row.kernel.clone_from(&kernel.release);
         row.took = took;
         self.show(&results, &row, &machine.console);
@@ -111,27 +166,40 @@ impl Plan {
         Ok(row)
     }
 
-    fn judge(&self, results: &Results, end: End) -> Row {
-        let tests = results.sections.get("scenarios").cloned().unwrap_or_default();
-        let mut verdict = judge(&tests.text, &self.expected);
+    fn judge(&self, kernel: &Ready, results: &Results, end: End) -> Row {
+        let mut row = Row {
+            kernel: String::new(),
+            count: Count::default(),
+            problems: Vec::new(),
+            took: Duration::ZERO,
+        };
         match end {
-            End::NoBoot => {
-                verdict.problems.insert(0, "the kernel did not come as far as its first process".into())
-            }
-            End::Deadline => verdict.problems.insert(0, "it was still running at the deadline".into()),
+            End::NoBoot => row.problems.push("the kernel did not come as far as its first process".into()),
+            End::Deadline => row.problems.push("it was still running at the deadline".into()),
             End::Off if !results.complete => {
-                verdict.problems.insert(0, "it ended before its work was done: a panic?".into());
+                row.problems.push("it ended before its work was done: a panic?".into());
             }
             End::Off => {}
         }
-        if results.sections.get("doctor").is_some_and(|doctor| !matches!(doctor.status, Some(0 | 1))) {
-            verdict.problems.push("`netdiag doctor` cannot run there".into());
+        for section in self.sections(kernel) {
+            let tests = results.sections.get(&section.name).cloned().unwrap_or_default();
+            let verdict = judge(&tests.text, &section.expected);
+            let failed = verdict.count.failed > 0;
+            row.count += verdict.count;
+            row.problems.extend(verdict.problems.into_iter().map(|why| format!("{}: {why}", section.name)));
+            if tests.status.is_some_and(|status| status != 0) && !failed {
+                let why = "the scenarios left something behind; the console says what";
+                row.problems.push(format!("{}: {why}", section.name));
+            }
         }
-        if tests.status.is_some_and(|status| status != 0) && verdict.count.failed == 0 {
-            verdict.problems.push("the scenarios left something behind; the console says what".into());
+        if results.complete {
+            match snapshot::check(kernel, results, self.bless) {
+                Ok(problems) => row.problems.extend(problems),
+                Err(error) => row.problems.push(format!("{error:#}")),
+            }
         }
-        verdict.count.failed += u32::try_from(verdict.problems.len()).unwrap_or(u32::MAX);
-        Row { kernel: String::new(), count: verdict.count, problems: verdict.problems, took: Duration::ZERO }
+        row.count.failed += u32::try_from(row.problems.len()).unwrap_or(u32::MAX);
+        row
     }
 
     /// What a person needs: why scenarios failed, and the end of the console when the machine did.
@@ -142,10 +210,10 @@ impl Plan {
                 results.sections.get("doctor").map(|section| section.text.as_str()).unwrap_or_default()
             );
         }
-        let tests =
-            results.sections.get("scenarios").map(|section| section.text.as_str()).unwrap_or_default();
-        if let Some((_, failures)) = tests.split_once("\nfailures:\n") {
-            println!("{}", failures.trim_end());
+        for section in results.sections.values() {
+            if let Some((_, failures)) = section.text.split_once("\nfailures:\n") {
+                println!("{}", failures.trim_end());
+            }
         }
         if row.problems.is_empty() {
             return;
@@ -167,26 +235,23 @@ impl Plan {
             archive.file(program, &Path::new(DIRECTORY).join(name))?;
         }
         archive.file(&programs.scenarios, &Path::new(DIRECTORY).join("scenarios"))?;
-        archive.data(&PathBuf::from(DIRECTORY).join("plan"), 0o644, self.text().as_bytes())?;
+        archive.data(&PathBuf::from(DIRECTORY).join("plan"), 0o644, self.text(kernel).as_bytes())?;
         archive.finish()?;
         Ok(())
     }
 
     /// The lines that `nd-init` follows.
-    fn text(&self) -> String {
+    fn text(&self, kernel: &Ready) -> String {
         let mut text = format!("modules {}\n", modules::LOADED);
         text += &format!("env NETDIAG_BIN={DIRECTORY}/netdiag\nenv NETDIAG_TEST_BINARIES={DIRECTORY}\n");
-        for (name, value) in &self.environment {
-            text += &format!("env {name}={value}\n");
-        }
-        self.more_environment.iter().for_each(|pair| text += &format!("env {pair}\n"));
-        text += &format!("run doctor {DIRECTORY}/netdiag doctor --no-color\n");
-        text += &format!("run doctor-json {DIRECTORY}/netdiag doctor --format json\n");
-        if !self.doctor_only {
-            text += &format!(
-                "run scenarios {DIRECTORY}/scenarios {}\n",
-                self.filter.as_deref().unwrap_or_default()
-            );
+        self.environment.iter().for_each(|pair| text += &format!("env {pair}\n"));
+        text += &format!("run {} {DIRECTORY}/netdiag doctor --no-color\n", snapshot::DOCTOR);
+        text += &format!("run {} {DIRECTORY}/netdiag doctor --verbose --no-color\n", snapshot::FIELDS);
+        for section in self.sections(kernel) {
+            text += &format!("env NETDIAG_SCENARIOS={}\n", section.sample);
+            text += &format!("env NETDIAG_TEST_ATTACH={}\n", section.attach);
+            let filter = section.filter.as_deref().unwrap_or_default();
+            text += &format!("run {} {DIRECTORY}/scenarios {filter}\n", section.name);
         }
         text
     }
