@@ -395,7 +395,7 @@ impl Engine {
 
     /// What could have told more; a probe that is only sooner than the wire is none where the wire was watched.
     fn missing_for(&self, wire: bool) -> Vec<String> {
-        let told_more = |probe: &&Probe| !(wire && probe.weight == Weight::Extra);
+        let told_more = |probe: &&Probe| !(wire && probe.weight == Weight::BeforeWire);
         self.missing.iter().filter(told_more).map(|probe| probe.signal.to_owned()).collect()
     }
 

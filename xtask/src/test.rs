@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::count::{self, Count};
-use crate::{build, cmd, setup};
+use crate::{build, cmd, setup, vm};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Leave out the release build, the scenarios and the lint of the eBPF binary
+    /// Leave out the release build, the scenarios, the virtual machines and the lint of the eBPF binary
     #[arg(long)]
     fast: bool,
     /// Run only the tests whose name contains this
@@ -98,6 +98,10 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     if !args.fast {
         steps.check("release build", || build::netdiag(true));
         steps.tests("scenarios", || scenarios(args));
+        match &args.filter {
+            None => steps.tests("virtual machines", || vm::run(&vm::Args::default())),
+            Some(_) => steps.skip("virtual machines", "only some tests were asked for: ./x vm -- FILTER"),
+        }
     }
     let sum = steps.finish();
     Ok(ExitCode::from(u8::from(sum.failed > 0)))

@@ -24,7 +24,7 @@ use crate::setup;
 use apt::Apt;
 use cache::Cache;
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub struct Args {
     /// Kernels: `all`, `newest`, or series such as 6.1; without it, 6.1 and the newest
     #[arg(long, value_delimiter = ',')]
@@ -66,6 +66,18 @@ struct Row {
 }
 
 pub fn main(args: &Args) -> Result<ExitCode> {
+    let sum = run(args)?;
+    if !args.list {
+        println!("{sum}");
+    }
+    Ok(ExitCode::from(u8::from(sum.failed > 0)))
+}
+
+/// All that `args` ask for.
+///
+/// # Errors
+/// When the virtual machines cannot be had.
+pub fn run(args: &Args) -> Result<Count> {
     if std::env::consts::ARCH != "x86_64" {
         bail!("the virtual machines are x86_64 ones, and this machine is {}", std::env::consts::ARCH);
     }
@@ -82,7 +94,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         for kernel in &kernels {
             println!("{:<6} {:<32} {}", kernel.series, kernel.release, kernel.packages.join(" "));
         }
-        return Ok(ExitCode::SUCCESS);
+        return Ok(Count::default());
     }
     let ready = kernels.iter().map(|kernel| cache.kernel(&apt, kernel)).collect::<Result<Vec<_>>>()?;
     let programs = programs::build(&crate::root().join("target/vm/build"))?;
@@ -115,8 +127,8 @@ fn side_by_side<T: Sync, R: Send>(items: &[T], run: &(dyn Fn(&T) -> Result<R> + 
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Prints the table and, as the last line, the sum.
-fn summary(rows: &[Row]) -> ExitCode {
+/// Prints the table; the sum.
+fn summary(rows: &[Row]) -> Count {
     println!();
     for row in rows {
         for problem in &row.problems {
@@ -129,8 +141,7 @@ fn summary(rows: &[Row]) -> ExitCode {
         println!("{:<32} {verdict:<8} {:>7.1} s  {}", row.kernel, row.took.as_secs_f64(), row.count);
         sum += row.count;
     }
-    println!("{sum}");
-    ExitCode::from(u8::from(sum.failed > 0))
+    sum
 }
 
 #[cfg(test)]

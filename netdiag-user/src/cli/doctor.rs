@@ -133,8 +133,8 @@ fn probes(engine: &mut Engine) -> Vec<Check> {
                     check("probes", signal, Status::Ok, text)
                 }
                 None => {
-                    let sooner = probe.weight == Weight::Extra;
-                    let status = if sooner { Status::Warn } else { Status::Fail };
+                    let minor = matches!(probe.weight, Weight::Extra | Weight::BeforeWire);
+                    let status = if minor { Status::Warn } else { Status::Fail };
                     let why = match state.failures.as_slice() {
                         [] => "not with this --attach".to_owned(),
                         _ => state.failures_text(),

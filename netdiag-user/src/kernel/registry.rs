@@ -131,8 +131,10 @@ pub enum Weight {
     Required,
     /// Some diagnoses are lost or less exact.
     Wanted,
-    /// What it tells is told without it too, only later or less exactly.
+    /// What it tells is told without it too, but less surely.
     Extra,
+    /// The same, and where the wire is watched from the start it tells nothing new.
+    BeforeWire,
 }
 
 impl Probe {
@@ -165,7 +167,7 @@ macro_rules! tp_btf {
 }
 
 macro_rules! function {
-    ($name:literal, $function:literal, $lost:literal) => {
+    ($name:literal, $function:literal, $weight:expr, $lost:literal) => {
         Probe {
             name: $name,
             signal: $function,
@@ -174,7 +176,7 @@ macro_rules! function {
                 Way::of(&[(Attach::Kprobe($function), concat!("kprobe_", $function))]),
             ],
             when: Use::Always,
-            weight: Weight::Extra,
+            weight: $weight,
             lost: $lost,
         }
     };
@@ -250,11 +252,12 @@ pub const PROBES: &[Probe] = &[
     tp_btf!("route", "fib6_table_lookup", "which IPv6 route lookup failed"),
     tp_btf!("neighbour", "neigh_timer_handler", "which next hop did not answer"),
     tp_btf!("icmp", "icmp_send", "ICMP errors that this machine sends"),
-    function!("icmp", "icmp_unreach", "who sent an ICMP error, before tc watches"),
-    function!("icmp", "icmpv6_notify", "who sent an ICMPv6 error, before tc watches"),
+    function!("icmp", "icmp_unreach", Weight::BeforeWire, "who sent an ICMP error, before tc watches"),
+    function!("icmp", "icmpv6_notify", Weight::BeforeWire, "who sent an ICMPv6 error, before tc watches"),
     function!(
         "overflow",
         "tcp_conn_request",
+        Weight::Extra,
         "which SYN met a full accept queue, and not only that it is full"
     ),
     Probe {

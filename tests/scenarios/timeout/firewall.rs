@@ -193,7 +193,7 @@ pub fn conntrack_table_full() -> Result<()> {
     let net = Topology::new()?;
     let server = Family::V4.server(8080);
     let _server = servers::echo(&net.server, server)?;
-    let _full = FullTable::new(&net, 1)?;
+    let _full = FullTable::new(&net, 50)?;
     let report = run_steps(&net, &format!("tcp connect={server},1400"))?;
     let diagnosis = sure(report.exits(3)?.the_only("timeout.conntrack-full")?)?.errno(None)?;
     happened_in(diagnosis, &net.client)?.has("/firewall/hook", "output")?.has("/firewall/rule", ())?;
