@@ -4,6 +4,7 @@ mod drop;
 mod error;
 mod icmp;
 mod neighbour;
+mod peek;
 mod process;
 mod reset;
 mod result;

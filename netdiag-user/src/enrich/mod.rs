@@ -10,6 +10,7 @@ pub mod conntrack;
 mod error;
 pub mod facts;
 mod fib;
+pub mod firewall;
 pub mod gather;
 pub mod holders;
 pub mod links;

@@ -1,7 +1,7 @@
 //! Loads the object and attaches what this kernel allows.
 
 use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::{BtfTracePoint, SchedClassifier, TracePoint};
+use aya::programs::{BtfTracePoint, RawTracePoint, SchedClassifier, TracePoint};
 use aya::{Ebpf, EbpfLoader};
 use netdiag_ebpf::config::{
     ERRNO_WORDS, FLAG_ALL, FLAG_DROP_REASON, FLAG_RESET_REASON, FLAG_TRACK_PROCESSES,
@@ -11,6 +11,7 @@ use netdiag_ebpf::records::call::CALLS;
 
 use super::btf::Btf;
 use super::counters::{self, Counts};
+use super::peek::{Memory, Peek};
 use super::reasons::Reasons;
 use super::registry::{Attach, PROBES, Probe, Use};
 use super::wire::{Outcome, Wire};
@@ -64,6 +65,7 @@ pub struct ProbeState {
 pub struct Session {
     // Dropped before `ebpf`: fields drop in the order of their declaration.
     wire: Wire,
+    peek: Peek,
     ebpf: Ebpf,
     counters: PerCpuArray<MapData, [u64; COUNTER_COUNT]>,
     tracked: BpfHashMap<MapData, u32, u8>,
@@ -103,8 +105,10 @@ impl Session {
         let counters = PerCpuArray::try_from(take_map(&mut ebpf, "COUNTERS")?)?;
         let tracked = BpfHashMap::try_from(take_map(&mut ebpf, "TRACKED")?)?;
         let ring = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)?;
+        let peek = Peek::new(take_map(&mut ebpf, "PEEKED")?)?;
         let mut session = Self {
             wire: Wire::default(),
+            peek,
             ebpf,
             counters,
             tracked,
@@ -189,6 +193,11 @@ impl Session {
         &self.wire
     }
 
+    /// The kernel's memory; `None` where this kernel does not let netdiag read it on demand.
+    pub fn memory(&self) -> Option<Memory<'_>> {
+        self.peek.memory(self.ebpf.program("peek")?)
+    }
+
     /// The loaded programs, for their run statistics.
     pub fn programs(&self) -> impl Iterator<Item = (&str, &aya::programs::Program)> {
         self.ebpf.programs()
@@ -260,6 +269,10 @@ fn attach_as(ebpf: &mut Ebpf, name: &str, how: Attach, btf: &aya::Btf) -> Result
         }
         Attach::Tc => {
             let program: &mut SchedClassifier = program.try_into().map_err(wrong_type)?;
+            program.load().map_err(|error| reason(&error))?;
+        }
+        Attach::OnDemand => {
+            let program: &mut RawTracePoint = program.try_into().map_err(wrong_type)?;
             program.load().map_err(|error| reason(&error))?;
         }
     }

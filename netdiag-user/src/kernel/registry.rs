@@ -9,6 +9,8 @@ pub enum Attach {
     Tracepoint(&'static str, &'static str),
     /// A tc program: loaded at start, attached to interfaces as they are needed.
     Tc,
+    /// Loaded only: user space runs it by itself (`BPF_PROG_TEST_RUN`).
+    OnDemand,
 }
 
 impl std::fmt::Display for Attach {
@@ -17,6 +19,7 @@ impl std::fmt::Display for Attach {
             Attach::BtfTracepoint(name) => write!(f, "tp_btf {name}"),
             Attach::Tracepoint(category, name) => write!(f, "tracepoint {category}:{name}"),
             Attach::Tc => write!(f, "tc"),
+            Attach::OnDemand => write!(f, "on demand"),
         }
     }
 }
@@ -146,5 +149,13 @@ pub const PROBES: &[Probe] = &[
         when: Use::Always,
         required: false,
         lost: "what left on the wire",
+    },
+    Probe {
+        name: "peek",
+        program: "peek",
+        alternatives: &[Attach::OnDemand],
+        when: Use::Always,
+        required: false,
+        lost: "which rule of nftables dropped a packet",
     },
 ];

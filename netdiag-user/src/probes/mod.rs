@@ -19,7 +19,7 @@ mod wire;
 use netdiag_ebpf::records::{self, Header, kind};
 use serde::{Deserialize, Serialize};
 
-pub use drop::Drop;
+pub use drop::{Drop, DropRule, Engine};
 pub use error::SocketError;
 pub use icmp::IcmpSent;
 pub use neighbour::NeighbourFailed;
@@ -93,6 +93,7 @@ plain!(
     ConnectionRecord,
     SuspectRecord,
     DropRecord,
+    FramesDropRecord,
     ResultRecord,
     RouteRecord,
     NeighbourRecord,
@@ -121,6 +122,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         kind::CONNECTION => Event::Connection(Box::new(socket::decode(&read(k, bytes)?)?)),
         kind::SUSPECT => Event::Suspect(retransmit::decode(&read(k, bytes)?)?),
         kind::DROP => Event::Drop(Box::new(drop::decode(&read(k, bytes)?)?)),
+        kind::DROP_WITH_FRAMES => Event::Drop(Box::new(drop::decode_frames(&read(k, bytes)?)?)),
         kind::RESULT => Event::CallFailed(result::decode(&read(k, bytes)?)?),
         kind::ROUTE => Event::RouteFailed(route::decode(&read(k, bytes)?)?),
         kind::NEIGHBOUR => Event::NeighbourFailed(neighbour::decode(&read(k, bytes)?)?),
@@ -167,7 +169,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_panic(kind in 0u16..14, mut bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+        fn no_bytes_panic(kind in 0u16..15, mut bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
             if bytes.len() > 2 {
                 bytes[..2].copy_from_slice(&kind.to_ne_bytes());
             }

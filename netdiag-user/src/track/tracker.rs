@@ -312,7 +312,7 @@ impl Tracker {
         let outgoing = |tuple: &Tuple| tuple.destination == connection.peer;
         Some(match event {
             Event::Drop(drop) => {
-                let Drop { time_ns, reason, location, suppressed, packet, stack, .. } = *drop;
+                let Drop { time_ns, reason, location, suppressed, packet, stack, rule, .. } = *drop;
                 let outgoing = outgoing(&packet.tuple);
                 let place = place(packet.netns, &packet.interface);
                 let symbol = self.symbol(location);
@@ -320,7 +320,8 @@ impl Tracker {
                     stack.into_iter().filter_map(|address| self.symbol(address)).collect();
                 let hook = hook_of(&stack);
                 let reason = self.reasons.drop_name(reason);
-                let what = What::Dropped { packet, outgoing, reason, symbol, hook, stack, place, suppressed };
+                let what =
+                    What::Dropped { packet, outgoing, reason, symbol, hook, stack, place, suppressed, rule };
                 Moment { time_ns, what }
             }
             Event::Wire(Wire { time_ns, packet, quoted }) => {
@@ -364,7 +365,7 @@ impl Tracker {
 
     /// Name of the function at an address, without the compiler's suffixes. The table is read at the first
     /// need: it takes 60 ms that most runs never pay.
-    fn symbol(&self, address: u64) -> Option<String> {
+    pub fn symbol(&self, address: u64) -> Option<String> {
         let symbols = self.symbols.get_or_init(|| Symbols::load().ok()).as_ref()?;
         Some(symbols.resolve(address)?.base_name().to_owned())
     }

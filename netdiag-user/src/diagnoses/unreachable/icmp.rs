@@ -228,7 +228,7 @@ fn on_this_machine(
                  message speaks of routes, but routing is fine."
             ))
             .next("find the rule", format!("{prefix}nft -a list ruleset"))
-            .firewall(FirewallFact { engine: None, hook });
+            .firewall(FirewallFact { engine: None, hook, rule: None });
     }
     let family = words::family_flag(peer);
     let routing = failure::lookup_failed(
