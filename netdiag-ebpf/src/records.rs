@@ -270,7 +270,7 @@ pub struct DropRecord {
 }
 
 /// Words of raw stack memory that go with a drop of the packet filter.
-pub const FRAME_WORDS: usize = 192;
+pub const FRAME_WORDS: usize = 160;
 
 /// `kfree_skb` out of the packet filter: the frames of its callers still live on the kernel's stack, and hold what
 /// the filter was looking at.

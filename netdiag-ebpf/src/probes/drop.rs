@@ -25,7 +25,7 @@ use netdiag_ebpf::records::{DropRecord, FramesDropRecord, PacketInfo, STACK_DEPT
 
 use super::socket::add_step;
 use crate::kernel::{load, raw, skb, sock};
-use crate::limits::{permit, permit_stranger};
+use crate::limits::{permit, permit_frames, permit_stranger};
 use crate::maps::{config, count, drop_action, is_any_interest, is_interesting, send};
 use crate::sockets;
 
@@ -49,6 +49,7 @@ pub fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
     let key = skb::flow_key(&packet, reason);
     // SAFETY: as above; a BTF-typed pointer.
     let own = sk.and_then(|sk| unsafe { sockets::get(sock::id(sk)) }.map(|entry| (sk, entry)));
+    let is_stranger = own.is_none();
     let permitted = match own {
         Some((sk, entry)) => {
             add_step(sk, entry, step::DROP, 0, reason);
@@ -79,7 +80,7 @@ pub fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
             record.stack_len = if bytes > 0 { bytes as u32 / 8 } else { 0 };
         }
     };
-    if action == DROP_SEND_FRAMES {
+    if action == DROP_SEND_FRAMES && permit_frames(is_stranger) {
         send::<FramesDropRecord>(kind::DROP_WITH_FRAMES, |record| {
             // SAFETY: reserved memory of the ring buffer.
             let record = unsafe { &mut *record };

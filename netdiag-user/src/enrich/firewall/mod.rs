@@ -64,27 +64,37 @@ impl Firewall {
             Verdict::Rule { .. } => site.rules = true,
             Verdict::Policy { .. } => site.policies = true,
         }
-        let mut rule = named(verdict);
-        self.rulesets.describe(drop.packet.netns.into(), &mut rule);
+        let fingerprint = match &verdict {
+            Verdict::Rule { rule, .. } => layout.fingerprint(&mut snapshot, *rule),
+            Verdict::Policy { .. } => None,
+        };
+        let mut rule = named(&verdict);
+        let mut is_there = || {
+            let mut now = Snapshot::new(memory, MAX_PAGES);
+            let Verdict::Rule { chain, rule } = &verdict else { return true };
+            let Some(chain) = layout.chain(&mut now, chain.address) else { return false };
+            layout.chain_has(&mut now, &chain, *rule) && layout.fingerprint(&mut now, *rule) == fingerprint
+        };
+        self.rulesets.describe(drop.packet.netns.into(), &mut rule, fingerprint, &mut is_there);
         drop.rule = Some(Box::new(rule));
     }
 
-    /// Looks whether a rule of this network namespace is still there, and adds its words if they are not known.
+    /// Looks whether a rule of this network namespace is still there.
     pub fn look_again(&mut self, netns: u32, rule: &mut DropRule) {
-        self.rulesets.describe(netns.into(), rule);
+        self.rulesets.look_again(netns.into(), rule);
     }
 }
 
-fn named(verdict: Verdict) -> DropRule {
+fn named(verdict: &Verdict) -> DropRule {
     let (chain, handle) = match verdict {
-        Verdict::Rule { chain, handle } => (chain, Some(handle)),
+        Verdict::Rule { chain, rule } => (chain, Some(rule.handle)),
         Verdict::Policy { chain } => (chain, None),
     };
     DropRule {
         family: chain.table.family.to_owned(),
-        table: chain.table.name,
+        table: chain.table.name.clone(),
         table_handle: chain.table.handle,
-        chain: chain.name,
+        chain: chain.name.clone(),
         handle,
         ..DropRule::default()
     }

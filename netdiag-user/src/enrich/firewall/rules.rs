@@ -1,6 +1,8 @@
 //! Rules as the kernel keeps them for its packets: `struct nft_rule_dp` (net/netfilter/nf_tables_api.c,
 //! include/net/netfilter/nf_tables.h), one behind the other in a blob, each with its expressions.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use super::layout::Layout;
 use crate::kernel::peek::Snapshot;
 
@@ -22,6 +24,18 @@ pub(super) struct Rule {
 }
 
 impl Layout {
+    /// What a rule consists of, as a number: other rules have others, also under the same handle and address.
+    pub(super) fn fingerprint(&self, memory: &mut Snapshot<'_>, rule: Rule) -> Option<u64> {
+        let mut hasher = DefaultHasher::new();
+        rule.address.hash(&mut hasher);
+        let mut at = rule.address;
+        while at < self.end(rule)? {
+            memory.u64(at)?.hash(&mut hasher);
+            at = at.checked_add(8)?;
+        }
+        Some(hasher.finish())
+    }
+
     /// `None` at the marker behind the last rule.
     fn rule(&self, memory: &mut Snapshot<'_>, address: u64) -> Option<Rule> {
         if self.rule_is_last.of(memory, address)? != 0 {

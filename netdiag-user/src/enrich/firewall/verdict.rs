@@ -28,7 +28,7 @@ const SOMETIMES: &[&str] = &[
 /// What dropped it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
-    Rule { chain: Chain, handle: u64 },
+    Rule { chain: Chain, rule: Rule },
     Policy { chain: Chain },
 }
 
@@ -120,7 +120,7 @@ pub(super) fn find(question: Question<'_>, memory: &mut Snapshot<'_>) -> Option<
 
 impl Candidate {
     fn verdict(&self) -> Verdict {
-        Verdict::Rule { chain: self.chain.clone(), handle: self.rule.handle }
+        Verdict::Rule { chain: self.chain.clone(), rule: self.rule }
     }
 }
 
