@@ -278,6 +278,8 @@ pub const FRAME_WORDS: usize = 160;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FramesDropRecord {
     pub drop: DropRecord,
+    /// The packet's network namespace (`struct net`); 0 where unknown.
+    pub net: u64,
     /// Where `frames` was copied from, lowest address first.
     pub base: u64,
     /// Words of `frames` that could be read.
@@ -446,7 +448,7 @@ sizes! {
     ConnectionRecord = 232 + size_of::<Timeline>();
     SuspectRecord = 120;
     DropRecord = 128 + 8 * STACK_DEPTH;
-    FramesDropRecord = 16 + size_of::<DropRecord>() + 8 * FRAME_WORDS;
+    FramesDropRecord = 24 + size_of::<DropRecord>() + 8 * FRAME_WORDS;
     PeekAnswer = 8 + PEEK_BYTES;
     ResultRecord = 128;
     RouteRecord = 112;

@@ -288,7 +288,7 @@ impl Engine {
 
     /// Asks the kernel which rule dropped a packet, while the rule is still there.
     fn name_rule(&mut self, drop: &mut Drop) {
-        if drop.frames.is_empty() {
+        if drop.frames.words.is_empty() {
             return;
         }
         let frames = std::mem::take(&mut drop.frames);

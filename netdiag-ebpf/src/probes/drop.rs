@@ -62,7 +62,7 @@ pub fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
         count(Counter::DropLimited);
         return 0;
     };
-    skb::place(packet_skb, sk, &mut packet);
+    let net = skb::place(packet_skb, sk, &mut packet);
     let fill = |record: &mut DropRecord| {
         record.sock = sk.map_or(0, |sk| sk as u64);
         record.location = location;
@@ -85,6 +85,7 @@ pub fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
             // SAFETY: reserved memory of the ring buffer.
             let record = unsafe { &mut *record };
             fill(&mut record.drop);
+            record.net = net;
             record._pad = 0;
             record.frames_len = raw::copy_frames(&mut record.base, &mut record.frames);
         });

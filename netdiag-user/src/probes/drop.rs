@@ -19,12 +19,21 @@ pub struct Drop {
     pub packet: Packet,
     /// Return addresses, innermost first; empty where none was taken.
     pub stack: Vec<u64>,
-    /// The memory of the stack's frames, innermost first; empty where none was taken.
+    /// What the stack's frames held; empty where that was not taken.
     #[serde(skip)]
-    pub frames: Vec<u64>,
+    pub frames: Frames,
     /// The firewall's rule, once it is looked up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<Box<DropRule>>,
+}
+
+/// The memory of the kernel's stack at a drop.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Frames {
+    /// Innermost first.
+    pub words: Vec<u64>,
+    /// Address of the packet's network namespace; 0 where unknown.
+    pub net: u64,
 }
 
 /// Whose rule it is.
@@ -85,12 +94,13 @@ pub(super) fn decode(raw: &DropRecord) -> Result<Drop, DecodeError> {
         suppressed: raw.suppressed,
         packet: packet(&raw.packet)?,
         stack: raw.stack[..depth].to_vec(),
-        frames: Vec::new(),
+        frames: Frames::default(),
         rule: None,
     })
 }
 
 pub(super) fn decode_frames(raw: &FramesDropRecord) -> Result<Drop, DecodeError> {
     let words = (raw.frames_len as usize).min(FRAME_WORDS);
-    Ok(Drop { frames: raw.frames[..words].to_vec(), ..decode(&raw.drop)? })
+    let frames = Frames { words: raw.frames[..words].to_vec(), net: raw.net };
+    Ok(Drop { frames, ..decode(&raw.drop)? })
 }

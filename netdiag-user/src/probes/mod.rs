@@ -19,7 +19,7 @@ mod wire;
 use netdiag_ebpf::records::{self, Header, kind};
 use serde::{Deserialize, Serialize};
 
-pub use drop::{Drop, DropRule, Engine};
+pub use drop::{Drop, DropRule, Engine, Frames};
 pub use error::SocketError;
 pub use icmp::IcmpSent;
 pub use neighbour::NeighbourFailed;

@@ -72,7 +72,7 @@ fn syn_dropped(at_ms: u64, sock: u64, netns: u32) -> Event {
         suppressed: 0,
         packet,
         stack,
-        frames: Vec::new(),
+        frames: Default::default(),
         rule: None,
     }))
 }

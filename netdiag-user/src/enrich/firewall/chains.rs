@@ -99,6 +99,24 @@ impl Layout {
         blobs.any(|blob| self.blob_has(memory, blob, rule.address) == Some(true))
     }
 
+    /// Whether packets of this namespace meet `rule` now; the rules of the generation before it are kept too. `None`:
+    /// not known, or not its namespace.
+    pub(super) fn is_current(
+        &self,
+        memory: &mut Snapshot<'_>,
+        net: u64,
+        inode: u32,
+        chain: &Chain,
+        rule: Rule,
+    ) -> Option<bool> {
+        if memory.u32(net.checked_add(self.net_inode)?)? != inode {
+            return None;
+        }
+        let generation = memory.u8(net.checked_add(self.net_generation)?)?;
+        let blob = *chain.blobs.get(usize::from(generation))?;
+        self.blob_has(memory, blob?, rule.address)
+    }
+
     /// Whether `address` is behind the last rule of the chain.
     pub(super) fn chain_ends_at(&self, memory: &mut Snapshot<'_>, chain: &Chain, address: u64) -> bool {
         let mut blobs = chain.blobs.into_iter().flatten();

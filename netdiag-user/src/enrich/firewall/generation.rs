@@ -27,6 +27,10 @@ impl Generation {
         Self::read().ok().flatten()
     }
 
+    pub(super) fn is_same_namespace(self, other: Self) -> bool {
+        self.netns_cookie == other.netns_cookie
+    }
+
     fn read() -> Result<Option<Self>, EnrichError> {
         let mut socket = Socket::netfilter(None)?;
         let Some(netns_cookie) = cookie(&socket) else { return Ok(None) };

@@ -69,6 +69,9 @@ pub(super) struct Layout {
     pub(super) table_handle: u64,
     pub(super) table_family: Bits,
     pub(super) table_chains: u64,
+    pub(super) net_inode: u64,
+    /// Which generation of the rules a namespace's packets meet.
+    pub(super) net_generation: u64,
 }
 
 impl Layout {
@@ -116,6 +119,8 @@ impl Layout {
             table_handle: sized("nft_table.handle", 8)?,
             table_family: bits("nft_table.family")?,
             table_chains: sized("nft_table.chains", 16)?,
+            net_inode: sized("net.ns.inum", 4)?,
+            net_generation: sized("net.nft.gencursor", 1)?,
         })
     }
 }

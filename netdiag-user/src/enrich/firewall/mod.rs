@@ -19,14 +19,13 @@ mod verdict;
 
 use std::collections::HashMap;
 
-use frames::Frames;
 use layout::Layout;
 use rulesets::Rulesets;
 use verdict::{Question, Site, Verdict};
 
 use crate::kernel::btf::Btf;
 use crate::kernel::peek::{Pages, Snapshot};
-use crate::probes::{Drop, DropRule};
+use crate::probes::{Drop, DropRule, Frames};
 use crate::track::Hook;
 
 /// Pages of the kernel's memory that are read for one drop: a chain of some ten thousand rules.
@@ -47,8 +46,8 @@ pub struct Firewall {
 impl Firewall {
     /// Names the rule of a drop inside `nft_do_chain`; best at once, while everything is still there. `frames`: memory
     /// of the kernel's stack from below `nft_do_chain` on.
-    pub fn name(&mut self, drop: &mut Drop, frames: &[u64], hook: Option<Hook>, memory: &mut dyn Pages) {
-        let Some(frames) = Frames::find(frames, drop.location, &drop.stack) else { return };
+    pub fn name(&mut self, drop: &mut Drop, frames: &Frames, hook: Option<Hook>, memory: &mut dyn Pages) {
+        let Some(found) = frames::Frames::find(&frames.words, drop.location, &drop.stack) else { return };
         if self.layout.is_none() {
             self.layout = Btf::vmlinux().and_then(|btf| Layout::read(&btf)).ok();
         }
@@ -58,7 +57,7 @@ impl Firewall {
             self.sites.clear();
         }
         let site = self.sites.entry(drop.location).or_default();
-        let question = Question { layout, frames: &frames, hook, site: *site };
+        let question = Question { layout, frames: &found, hook, site: *site };
         let Some(verdict) = verdict::find(question, &mut snapshot) else { return };
         match verdict {
             Verdict::Rule { .. } => site.rules = true,
@@ -69,13 +68,15 @@ impl Firewall {
             Verdict::Policy { .. } => None,
         };
         let mut rule = named(&verdict);
-        let mut is_there = || {
+        let inode = drop.packet.netns;
+        let mut is_current = || {
             let mut now = Snapshot::new(memory, MAX_PAGES);
-            let Verdict::Rule { chain, rule } = &verdict else { return true };
-            let Some(chain) = layout.chain(&mut now, chain.address) else { return false };
-            layout.chain_has(&mut now, &chain, *rule) && layout.fingerprint(&mut now, *rule) == fingerprint
+            let Verdict::Rule { chain, rule } = &verdict else { return None };
+            let chain = layout.chain(&mut now, chain.address)?;
+            let current = layout.is_current(&mut now, frames.net, inode, &chain, *rule)?;
+            Some(current && layout.fingerprint(&mut now, *rule) == fingerprint)
         };
-        self.rulesets.describe(drop.packet.netns.into(), &mut rule, fingerprint, &mut is_there);
+        self.rulesets.describe(inode.into(), &mut rule, fingerprint, &mut is_current);
         drop.rule = Some(Box::new(rule));
     }
 
