@@ -116,12 +116,12 @@ pub fn die_with_parent(command: &mut Command) {
 /// When it cannot be run.
 pub fn hooks(context: &Context) -> Result<Vec<(String, Hook)>> {
     let told = Tracer::start(context)?.stop()?;
-    let probes = told.status["probes"].as_array().context("a status without probes")?;
-    let hook = |probe: &Value| {
-        let program = probe["program"].as_str()?.to_owned();
-        Some((program, Hook::parse(probe["attached"].as_str()?)?))
+    let programs = told.status["programs"].as_array().context("a status without programs")?;
+    let hook = |program: &Value| {
+        let name = program["name"].as_str()?.to_owned();
+        Some((name, Hook::parse(program["hook"].as_str()?)?))
     };
-    Ok(probes.iter().filter_map(hook).collect())
+    Ok(programs.iter().filter_map(hook).collect())
 }
 
 /// A field of `/proc/PID/status` that is in kB, as bytes.

@@ -74,6 +74,7 @@ fields! {
     DevName = "net_device.name", 16, optional;
     DevNet = "net_device.nd_net", 8, required;
     SkbHead = "sk_buff.head", 8, required;
+    SkbData = "sk_buff.data", 8, required;
     SkbNetworkHeader = "sk_buff.network_header", 2, required;
     SkbProtocol = "sk_buff.protocol", 2, required;
     SkbIif = "sk_buff.skb_iif", 4, required;

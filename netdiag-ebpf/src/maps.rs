@@ -80,6 +80,32 @@ pub static WIRE_SCRATCH: PerCpuArray<WireScratch> = PerCpuArray::with_max_entrie
 #[map]
 pub static PEEKED: Array<PeekAnswer> = Array::with_max_entries(1, 0);
 
+/// Working memory for a packet and the one that it quotes, of each user of [`Scratch`].
+#[map]
+static PACKET_SCRATCH: PerCpuArray<[PacketInfo; 2]> = PerCpuArray::with_max_entries(3, 0);
+
+/// Who uses the working memory; none of them interrupts itself.
+#[derive(Clone, Copy)]
+pub enum Scratch {
+    IcmpReceived = 0,
+    DeviceIngress = 1,
+    DeviceEgress = 2,
+}
+
+/// Two empty packets.
+#[inline(always)]
+pub fn packet_scratch(user: Scratch) -> Option<&'static mut [PacketInfo; 2]> {
+    // SAFETY: a live per-CPU map value of this user alone.
+    let packets = unsafe { &mut *PACKET_SCRATCH.get_ptr_mut(user as u32)? };
+    packets[0] = PacketInfo::default();
+    packets[1] = PacketInfo::default();
+    Some(packets)
+}
+
+/// Network namespaces whose packets the tracepoints of probe `wire` may send, by inode number.
+#[map]
+pub static WATCHED_NETNS: HashMap<u32, u8> = HashMap::with_max_entries(1024, 0);
+
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct WireScratch {

@@ -16,6 +16,7 @@ use crate::enrich::{conntrack, netns, owners, queues};
 use crate::kernel::KernelError;
 use crate::kernel::counters::Counts;
 use crate::kernel::loader::{Options, Session};
+use crate::kernel::registry::{Probe, Weight};
 use crate::probes::{self, Call, CallFailed, Drop, Event, Owner, SocketError, Suspect};
 use crate::track::{Connection, End, Finished, Limits, Side, Tracker, What, hook_of};
 
@@ -81,7 +82,7 @@ pub struct Engine {
     filter: Option<Prefilter>,
     searches: Budget,
     lost: VecDeque<(u64, u64)>,
-    missing: Vec<String>,
+    missing: Vec<Probe>,
     undecoded: u64,
 }
 
@@ -124,7 +125,7 @@ impl Engine {
     /// Loads and attaches.
     pub fn start(options: Options) -> Result<Self, KernelError> {
         let (session, ring) = Session::start(options)?;
-        let missing = session.missing_probes().into_iter().map(str::to_owned).collect();
+        let missing = session.missing_probes().copied().collect();
         let tracker = Tracker::new(Limits::default(), session.reasons.clone());
         Ok(Self {
             session,
@@ -354,10 +355,11 @@ impl Engine {
             samples.extend(queues::sample(connection.peer, connection.netns, now_ns()));
         }
         let since = self.wire_since.get(&u64::from(connection.netns)).copied();
+        let wire = since.is_some_and(|since| since <= connection.start_ns);
         let coverage = Coverage {
             lost_events: self.lost_since(connection.start_ns),
-            missing: self.missing.clone(),
-            wire: since.is_some_and(|since| since <= connection.start_ns),
+            missing: self.missing_for(wire),
+            wire,
             wire_since_suspect: since.is_some(),
         };
         let troubled = connection.errno.is_some() || !is_orderly(&connection);
@@ -378,6 +380,12 @@ impl Engine {
             finding.place.container = netns::container_of(inode.into());
         }
         Some(Explained { evidence, diagnosis })
+    }
+
+    /// What could have told more; a probe that is only sooner than the wire is none where the wire was watched.
+    fn missing_for(&self, wire: bool) -> Vec<String> {
+        let told_more = |probe: &&Probe| !(wire && probe.weight == Weight::Sooner);
+        self.missing.iter().filter(told_more).map(|probe| probe.signal.to_owned()).collect()
     }
 
     fn is_wanted(&self, connection: &Connection) -> bool {

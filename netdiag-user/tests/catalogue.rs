@@ -96,11 +96,10 @@ fn every_page_belongs_to_a_code() {
 }
 
 #[test]
-fn needs_are_programs_of_the_registry() {
+fn needs_are_signals_of_the_registry() {
     check(|diagnosis| {
-        let unknown =
-            diagnosis.needs.iter().filter(|need| PROBES.iter().all(|probe| probe.program != **need));
-        unknown.map(|need| format!("{}: no program {need}", diagnosis.code)).collect()
+        let unknown = diagnosis.needs.iter().filter(|need| PROBES.iter().all(|probe| probe.signal != **need));
+        unknown.map(|need| format!("{}: no probe tells {need}", diagnosis.code)).collect()
     });
 }
 

@@ -135,8 +135,9 @@ fn no_program_outgrows_its_line() {
 #[test]
 fn every_program_of_the_registry_is_counted() {
     let found = programs(OBJECT);
-    for probe in netdiag::kernel::registry::PROBES {
-        assert!(found.contains_key(probe.program), "{} is not among {found:?}", probe.program);
+    let ways = netdiag::kernel::registry::PROBES.iter().flat_map(|probe| probe.ways);
+    for (_, program) in ways.flat_map(|way| way.programs) {
+        assert!(found.contains_key(*program), "{program} is not among {found:?}");
     }
     let recorder = found["inet_sock_set_state"];
     assert!(recorder[0] > 50 && recorder[1] > 0 && recorder[5] > 0, "{recorder:?}");

@@ -27,6 +27,17 @@ struct ProgQuery {
     _rest: [u64; 4],
 }
 
+/// Whether netdiag watches the wire by tc here: a kernel without TCX, or `NETDIAG_TEST_ATTACH=tracepoint`, has it take
+/// tracepoints, which no interface shows.
+pub fn are_used() -> bool {
+    let by_tracepoint = std::env::var("NETDIAG_TEST_ATTACH").is_ok_and(|kind| kind == "tracepoint");
+    has_tcx() && !by_tracepoint
+}
+
+fn has_tcx() -> bool {
+    std::fs::read_to_string("/proc/kallsyms").is_ok_and(|symbols| symbols.contains("tcx_link_attach"))
+}
+
 /// The tc hooks of `namespace`, or of the caller's own: clsact and ingress qdiscs, cls filters on
 /// them, and TCX programs; one line each.
 ///
@@ -103,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_tcx_program_is_seen_until_it_is_gone() {
-        if !std::fs::read_to_string("/proc/kallsyms").unwrap().contains("tcx_link_attach") {
+        if !has_tcx() {
             return;
         }
         let namespace = Namespace::new("tcx").unwrap();

@@ -19,7 +19,7 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// "tp_btf NAME", "tracepoint CATEGORY:NAME" or "tc".
+    /// "tp_btf NAME", "tracepoint CATEGORY:NAME" or "tcx".
     pub fn parse(text: &str) -> Option<Self> {
         if let Some(name) = text.strip_prefix("tp_btf ") {
             return Some(Self::BtfTracepoint(name.to_owned()));
@@ -28,7 +28,7 @@ impl Hook {
             let (category, name) = name.split_once(':')?;
             return Some(Self::Tracepoint(category.to_owned(), name.to_owned()));
         }
-        (text == "tc").then_some(Self::Tc)
+        (text == "tcx").then_some(Self::Tc)
     }
 }
 
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(Hook::parse("tp_btf kfree_skb"), Some(Hook::BtfTracepoint("kfree_skb".into())));
         let call = Hook::Tracepoint("syscalls".into(), "sys_exit_connect".into());
         assert_eq!(Hook::parse("tracepoint syscalls:sys_exit_connect"), Some(call));
-        assert_eq!(Hook::parse("tc"), Some(Hook::Tc));
+        assert_eq!(Hook::parse("tcx"), Some(Hook::Tc));
         assert_eq!(Hook::parse("kprobe x"), None);
     }
 }

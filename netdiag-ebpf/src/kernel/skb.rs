@@ -46,7 +46,12 @@ pub unsafe fn parse(skb: *const c_void, packet: &mut PacketInfo) -> bool {
     if protocol != ETH_P_IP && protocol != ETH_P_IPV6 && protocol != 0 {
         return false;
     }
-    let ip = (head + offset as u64) as *const c_void;
+    parse_at((head + offset as u64) as *const c_void, packet)
+}
+
+/// As [`parse`], for a network header at `ip`.
+#[inline(always)]
+pub fn parse_at(ip: *const c_void, packet: &mut PacketInfo) -> bool {
     let Some(Headers(bytes)) = probe_at(ip, 0) else { return false };
     let tuple = &mut packet.tuple;
     match bytes[0] {
@@ -79,6 +84,36 @@ pub unsafe fn parse(skb: *const c_void, packet: &mut PacketInfo) -> bool {
         }
         _ => false,
     }
+}
+
+/// Where the network header is, by probe reads: a kprobe's argument has no type.
+#[inline(always)]
+pub fn network_header(skb: *const c_void) -> Option<*const c_void> {
+    let head: u64 = probe(skb, Field::SkbHead)?;
+    let offset: u16 = probe(skb, Field::SkbNetworkHeader)?;
+    Some((head + offset as u64) as *const c_void)
+}
+
+/// Where the data begins: on the way in, before anybody looked at the packet, its network header.
+#[inline(always)]
+pub fn data(skb: *const c_void) -> Option<*const c_void> {
+    probe_pointer(skb, Field::SkbData)
+}
+
+/// The packet that the ICMP error at `ip` quotes; its transport header is cut behind 8 bytes. `false` if it is none
+/// of TCP or UDP.
+#[inline(always)]
+pub fn parse_quoted(ip: *const c_void, error: &PacketInfo, quoted: &mut PacketInfo) -> bool {
+    const ICMP_HEADER: usize = 8;
+    let length = match error.tuple.family {
+        sock::AF_INET6 => 40,
+        _ => match probe_at::<u8>(ip, 0) {
+            Some(first) => ((first & 0x0f) * 4) as usize,
+            None => return false,
+        },
+    };
+    let inner = ip.cast::<u8>().wrapping_add(length + ICMP_HEADER).cast::<c_void>();
+    parse_at(inner, quoted) && quoted.tuple.dport != 0
 }
 
 #[inline(always)]

@@ -1,19 +1,74 @@
-//! Probe `icmp`: ICMP errors that this machine sends.
+//! Probe `icmp`: ICMP errors that this machine sends, and those that it receives.
 //!
-//! Hook: `icmp_send` (net/ipv4/icmp.c), tp_btf, 5.19; IPv4 only, `icmp6_send` has no tracepoint. It names the
+//! Sent: `icmp_send` (net/ipv4/icmp.c), tp_btf, 5.19; IPv4 only, `icmp6_send` has no tracepoint. It names the
 //! host of this machine (a router in another network namespace, say) that told a client "unreachable".
+//!
+//! Received: `icmp_unreach` (net/ipv4/icmp.c; unreachable, time exceeded and the like) and `icmpv6_notify`
+//! (net/ipv6/icmp.c), fentry or kprobe: no tracepoint shows them. They name the router that said it also where tc does
+//! not watch yet, because the answer came to the first SYN. Not every kernel allows them; tc sees the same later.
+//! The rest of the machine pays nothing: both run for ICMP errors only.
 
 use core::ffi::c_void;
 
-use aya_ebpf::macros::btf_tracepoint;
-use aya_ebpf::programs::BtfTracePointContext;
-use netdiag_ebpf::records::{IcmpRecord, PacketInfo, kind};
+use aya_ebpf::macros::{btf_tracepoint, fentry, kprobe};
+use aya_ebpf::programs::{BtfTracePointContext, FEntryContext, ProbeContext};
+use netdiag_ebpf::counters::Counter;
+use netdiag_ebpf::records::{IcmpRecord, PacketInfo, WireRecord, direction, kind};
 
 use crate::answer::answered;
 use crate::kernel::skb;
-use crate::maps::send;
+use crate::limits::permit;
+use crate::maps::{Scratch, count, packet_scratch, send};
 
 const ICMP_REDIRECT: u32 = 5;
+
+#[fentry(function = "icmp_unreach")]
+pub fn fentry_icmp_unreach(ctx: FEntryContext) -> i32 {
+    received(ctx.arg(0));
+    0
+}
+
+#[kprobe]
+pub fn kprobe_icmp_unreach(ctx: ProbeContext) -> u32 {
+    ctx.arg(0).map(received);
+    0
+}
+
+#[fentry(function = "icmpv6_notify")]
+pub fn fentry_icmpv6_notify(ctx: FEntryContext) -> i32 {
+    received(ctx.arg(0));
+    0
+}
+
+#[kprobe]
+pub fn kprobe_icmpv6_notify(ctx: ProbeContext) -> u32 {
+    ctx.arg(0).map(received);
+    0
+}
+
+/// Sends an ICMP error as probe `wire` does, with the packet that it quotes.
+#[inline(always)]
+fn received(packet_skb: *const c_void) {
+    let Some([packet, quoted]) = packet_scratch(Scratch::IcmpReceived) else { return };
+    let parsed = skb::network_header(packet_skb)
+        .is_some_and(|ip| skb::parse_at(ip, packet) && skb::parse_quoted(ip, packet, quoted));
+    if !parsed {
+        count(Counter::Unparsed);
+        return;
+    }
+    if permit(skb::flow_key(quoted, (packet.flags as u32) << 8 | packet.code as u32)).is_none() {
+        count(Counter::OtherLimited);
+        return;
+    }
+    skb::place(packet_skb, None, packet);
+    packet.direction = direction::INGRESS;
+    send::<WireRecord>(kind::WIRE, |record| {
+        // SAFETY: reserved memory of the ring buffer.
+        let record = unsafe { &mut *record };
+        record.packet = *packet;
+        record.quoted = quoted.tuple;
+    });
+}
 
 #[btf_tracepoint(function = "icmp_send")]
 pub fn icmp_send(ctx: BtfTracePointContext) -> i32 {

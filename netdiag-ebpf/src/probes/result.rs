@@ -1,19 +1,19 @@
 //! Probe `result`: system calls that failed at once.
 //!
 //! ENETUNREACH, EADDRNOTAVAIL, EPERM and their like never reach a state change: only the call's result tells.
-//! Hooks: for the whole machine the tracepoints `syscalls:sys_exit_connect`, `_bind`, `_listen`,
-//! `_sendto`, `_sendmsg`;
-//! where processes are followed, or tracefs is not mounted, tp_btf `sys_exit`. The first cost nothing on other
-//! system calls but 75 ms each to detach; the second is gone at once but runs for every system call (a
-//! comparison for those that succeed). The arguments are read from the task's saved registers, so nothing
-//! runs at entry. (fexit on `__sys_connect_file` would see io_uring as well, but not every kernel allows it.)
+//! Hooks, best first: fexit on the calls' entry functions (arch/x86/entry/syscalls, `__x64_sys_connect` and so on),
+//! which costs other system calls nothing; the tracepoints `syscalls:sys_exit_connect` and so on, for whose sake the
+//! kernel takes its slow path at every system call of every process; kretprobes on the same functions as fexit. Where
+//! processes are followed and fexit is not allowed, tp_btf `sys_exit`: the classic tracepoints cost 75 ms each to
+//! detach, it is gone at once but runs for every system call (a comparison for those that succeed). The arguments are
+//! read from the task's saved registers, so nothing runs at entry.
 
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
 
 use aya_ebpf::helpers::generated::{bpf_probe_read_user, bpf_task_pt_regs};
-use aya_ebpf::macros::{btf_tracepoint, tracepoint};
-use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
+use aya_ebpf::macros::{btf_tracepoint, fexit, kretprobe, tracepoint};
+use aya_ebpf::programs::{BtfTracePointContext, FExitContext, RetProbeContext, TracePointContext};
 use netdiag_ebpf::config::FLAG_TRACK_PROCESSES;
 use netdiag_ebpf::counters::Counter;
 use netdiag_ebpf::fields::Field;
@@ -27,30 +27,37 @@ use crate::maps::{TRACKED, UDP_OWNERS, UdpOwner, config, count, errno_wanted, se
 const RET_OFFSET: usize = 16;
 const IPPROTO_UDP: u16 = 17;
 
-#[tracepoint]
-pub fn sys_exit_connect(ctx: TracePointContext) -> u32 {
-    result(&ctx, call::CONNECT)
+/// The programs of one system call, one for each way to attach.
+macro_rules! exit_of {
+    ($call:expr, $function:literal, $tracepoint:ident, $fexit:ident, $kretprobe:ident) => {
+        #[tracepoint]
+        pub fn $tracepoint(ctx: TracePointContext) -> u32 {
+            // SAFETY: every sys_exit record is 24 bytes long.
+            if let Ok(ret) = unsafe { ctx.read_at::<i64>(RET_OFFSET) } {
+                returned($call, ret);
+            }
+            0
+        }
+
+        #[fexit(function = $function)]
+        pub fn $fexit(ctx: FExitContext) -> i32 {
+            returned($call, ctx.arg(1));
+            0
+        }
+
+        #[kretprobe]
+        pub fn $kretprobe(ctx: RetProbeContext) -> u32 {
+            returned($call, ctx.ret());
+            0
+        }
+    };
 }
 
-#[tracepoint]
-pub fn sys_exit_bind(ctx: TracePointContext) -> u32 {
-    result(&ctx, call::BIND)
-}
-
-#[tracepoint]
-pub fn sys_exit_sendto(ctx: TracePointContext) -> u32 {
-    result(&ctx, call::SENDTO)
-}
-
-#[tracepoint]
-pub fn sys_exit_sendmsg(ctx: TracePointContext) -> u32 {
-    result(&ctx, call::SENDMSG)
-}
-
-#[tracepoint]
-pub fn sys_exit_listen(ctx: TracePointContext) -> u32 {
-    result(&ctx, call::LISTEN)
-}
+exit_of!(call::CONNECT, "__x64_sys_connect", sys_exit_connect, fexit_connect, kretprobe_connect);
+exit_of!(call::BIND, "__x64_sys_bind", sys_exit_bind, fexit_bind, kretprobe_bind);
+exit_of!(call::LISTEN, "__x64_sys_listen", sys_exit_listen, fexit_listen, kretprobe_listen);
+exit_of!(call::SENDTO, "__x64_sys_sendto", sys_exit_sendto, fexit_sendto, kretprobe_sendto);
+exit_of!(call::SENDMSG, "__x64_sys_sendmsg", sys_exit_sendmsg, fexit_sendmsg, kretprobe_sendmsg);
 
 #[btf_tracepoint(function = "sys_exit")]
 pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
@@ -60,23 +67,33 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     }
     let regs: *const c_void = ctx.arg(0);
     let Some(number) = probe::<u64>(regs, Field::RegsOrigAx) else { return 0 };
-    match socket_call(number as u32) {
-        Some(call::CONNECT) if ret == 0 => {
-            note_udp_owner(regs);
-        }
-        Some(which) if ret < 0 => {
-            failed(which, (-ret) as u32);
-        }
-        _ => {}
+    if let Some(which) = socket_call(number as u32) {
+        returned(which, ret);
     }
     0
 }
 
+#[inline(always)]
+fn returned(which: u32, ret: i64) {
+    if ret < 0 && errno_wanted((-ret) as u32) {
+        failed(which, (-ret) as u32);
+    } else if ret == 0 && which == call::CONNECT && config() & FLAG_TRACK_PROCESSES != 0 {
+        note_udp_owner();
+    }
+}
+
+/// The registers that the current task entered its system call with.
+#[inline(always)]
+fn user_registers() -> *const c_void {
+    // SAFETY: the current task is never null; it has user registers, being in a system call.
+    unsafe { bpf_task_pt_regs(task::current().cast_mut().cast()) as *const c_void }
+}
+
 /// An error that comes later, by ICMP, finds the socket in softirq: who it belongs to is known only now.
 #[inline(always)]
-fn note_udp_owner(regs: *const c_void) -> Option<()> {
+fn note_udp_owner() -> Option<()> {
     TRACKED.get_ptr(task::tgid())?;
-    let fd: u64 = probe(regs, Field::RegsDi)?;
+    let fd: u64 = probe(user_registers(), Field::RegsDi)?;
     let sk = task::socket_of_fd(fd as u32)?;
     if probe::<u16>(sk, Field::SkProtocol)? != IPPROTO_UDP {
         return None;
@@ -88,20 +105,8 @@ fn note_udp_owner(regs: *const c_void) -> Option<()> {
 }
 
 #[inline(always)]
-fn result(ctx: &TracePointContext, which: u32) -> u32 {
-    // SAFETY: every sys_exit record is 24 bytes long.
-    let Ok(ret) = (unsafe { ctx.read_at::<i64>(RET_OFFSET) }) else { return 0 };
-    if ret >= 0 || !errno_wanted((-ret) as u32) {
-        return 0;
-    }
-    failed(which, (-ret) as u32);
-    0
-}
-
-#[inline(always)]
 fn failed(which: u32, errno: u32) -> Option<()> {
-    // SAFETY: the current task is never null; it has user registers, being in a system call.
-    let regs = unsafe { bpf_task_pt_regs(task::current().cast_mut().cast()) } as *const c_void;
+    let regs = user_registers();
     let fd: u64 = probe(regs, Field::RegsDi)?;
     let second: u64 = probe(regs, Field::RegsSi)?;
     let sk = task::socket_of_fd(fd as u32)?;

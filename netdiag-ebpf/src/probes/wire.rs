@@ -1,8 +1,10 @@
 //! Probe `wire`: what was really on the wire, for the remote ends that matter.
 //!
-//! Hook: tc ingress and egress (TCX link, or clsact where the kernel has none). Notes SYN, RST, FIN and ICMP
-//! errors with their TTL; never changes a packet or its verdict. A data segment on an
+//! Hook: tc ingress and egress by TCX links; the tracepoints in `wire/device.rs` where the kernel has none. Notes SYN,
+//! RST, FIN and ICMP errors with their TTL; never changes a packet or its verdict. A data segment on an
 //! Ethernet device costs a few loads and no helper call; the map is asked only for the segments named.
+
+mod device;
 
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
@@ -11,7 +13,7 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes_relative;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use netdiag_ebpf::records::{Tuple, WireRecord, direction, kind};
+use netdiag_ebpf::records::{PacketInfo, Tuple, WireRecord, direction, kind};
 
 use crate::kernel::sock::{AF_INET, AF_INET6};
 use crate::maps::{WIRE_SCRATCH, WireScratch, is_interesting, send};
@@ -34,6 +36,17 @@ const FIN_SYN_RST: u8 = 0x07;
 const ICMP_ERRORS: [u8; 2] = [3, 11];
 /// RFC 4443: error messages have types below 128.
 const ICMP6_FIRST_INFORMATIONAL: u8 = 128;
+
+/// Whether a packet is one of those that matter: SYN, RST, FIN, or an ICMP error.
+#[inline(always)]
+pub fn is_noted(packet: &PacketInfo) -> bool {
+    match packet.tuple.protocol as u8 {
+        IPPROTO_TCP => packet.flags & FIN_SYN_RST != 0,
+        IPPROTO_ICMP => packet.flags == ICMP_ERRORS[0] || packet.flags == ICMP_ERRORS[1],
+        IPPROTO_ICMPV6 => packet.flags < ICMP6_FIRST_INFORMATIONAL,
+        _ => false,
+    }
+}
 
 #[classifier]
 pub fn wire_ingress(ctx: TcContext) -> i32 {
@@ -148,7 +161,7 @@ fn note(ctx: &TcContext, way: u8) -> Option<()> {
         IPPROTO_TCP => {
             let tcp: [u8; 14] = read(ctx, length)?;
             packet.flags = tcp[13];
-            if packet.flags & FIN_SYN_RST == 0 {
+            if !is_noted(packet) {
                 return None;
             }
             packet.seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
@@ -169,12 +182,7 @@ fn note(ctx: &TcContext, way: u8) -> Option<()> {
             let head: [u8; 2] = read(ctx, length)?;
             packet.flags = head[0];
             packet.code = head[1];
-            let is_error = if next == IPPROTO_ICMP {
-                head[0] == ICMP_ERRORS[0] || head[0] == ICMP_ERRORS[1]
-            } else {
-                head[0] < ICMP6_FIRST_INFORMATIONAL
-            };
-            if !is_error {
+            if !is_noted(packet) {
                 return None;
             }
             let inner = length + 8;

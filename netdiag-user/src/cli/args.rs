@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use netdiag::kernel::registry::Family;
 
 /// Why did this connection fail?
 ///
@@ -42,6 +43,14 @@ pub struct Global {
     /// Also explain each problem in plain words
     #[arg(long, short, global = true)]
     pub verbose: bool,
+    /// Attach by this kind of hook wherever netdiag has a choice
+    ///
+    /// `netdiag doctor` shows what was taken. Without this option the cheapest that the kernel allows is: functions
+    /// by fentry and fexit, else tracepoints, else kprobes. For comparing them, and for kernels on which one of them
+    /// makes trouble. `tracepoint` uses no kernel function at all: who sent an ICMP error is then known only from
+    /// when tc watches.
+    #[arg(long, global = true, value_enum, value_name = "KIND")]
+    pub attach: Option<AttachBy>,
     /// No colours (NO_COLOR does the same)
     #[arg(long, global = true)]
     pub no_color: bool,
@@ -51,6 +60,24 @@ pub struct Global {
 pub enum Format {
     Text,
     Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AttachBy {
+    Tracepoint,
+    Fentry,
+    Kprobe,
+}
+
+impl Global {
+    /// What the user wants probes to be attached by.
+    pub fn attach(&self) -> Option<Family> {
+        self.attach.map(|by| match by {
+            AttachBy::Tracepoint => Family::Tracepoint,
+            AttachBy::Fentry => Family::Fentry,
+            AttachBy::Kprobe => Family::Kprobe,
+        })
+    }
 }
 
 #[derive(Debug, Subcommand)]

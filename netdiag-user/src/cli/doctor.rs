@@ -8,6 +8,7 @@ use netdiag::engine::Engine;
 use netdiag::enrich::netns;
 use netdiag::kernel::capabilities;
 use netdiag::kernel::loader::Options;
+use netdiag::kernel::registry::Weight;
 use netdiag::output::Head;
 use serde::Serialize;
 
@@ -57,7 +58,7 @@ pub fn doctor(global: &Global) -> anyhow::Result<ExitCode> {
     let mut out = sink::open(global, Stream::Stdout)?;
     let mut checks = vec![kernel_check()];
     checks.extend(rights()?);
-    match Engine::start(Options { follow_processes: true, all: false }) {
+    match Engine::start(Options { follow_processes: true, all: false, attach: global.attach() }) {
         Ok(mut engine) => {
             checks.extend(probes(&mut engine));
             checks.push(wire(&mut engine));
@@ -118,19 +119,25 @@ fn probes(engine: &mut Engine) -> Vec<Check> {
     let mut checks: Vec<Check> = session
         .probes
         .iter()
-        .map(|state| match state.attached {
-            Some(how) => {
-                let mut text = how.to_string();
-                for (how, why) in &state.failures {
-                    text.push_str(&format!("; not {how}: {why}"));
+        .map(|state| {
+            let (signal, probe) = (state.probe.signal, state.probe);
+            match state.attached {
+                Some(way) if state.failures.is_empty() => {
+                    check("probes", signal, Status::Ok, way.to_string())
                 }
-                let status = if state.failures.is_empty() { Status::Ok } else { Status::Warn };
-                check("probes", state.probe.program, status, text)
-            }
-            None => {
-                let why: Vec<_> = state.failures.iter().map(|(how, why)| format!("{how}: {why}")).collect();
-                let summary = format!("{}; lost: {}", why.join("; "), state.probe.lost);
-                check("probes", state.probe.program, Status::Fail, summary)
+                Some(way) => {
+                    let text = format!("{way}; not {}", state.failures_text());
+                    check("probes", signal, Status::Ok, text)
+                }
+                None => {
+                    let sooner = probe.weight == Weight::Sooner;
+                    let status = if sooner { Status::Warn } else { Status::Fail };
+                    let why = match state.failures.as_slice() {
+                        [] => "not with this --attach".to_owned(),
+                        _ => state.failures_text(),
+                    };
+                    check("probes", signal, status, format!("{why}; lost: {}", probe.lost))
+                }
             }
         })
         .collect();

@@ -63,8 +63,8 @@ impl Status {
         lost.push(Lost { cause: "not understood".to_owned(), records: engine.undecoded() });
         let probes = engine.session().probes.iter().map(|state| Probe {
             name: state.probe.name,
-            program: state.probe.program,
-            attached: state.attached.map(|how| how.to_string()),
+            program: state.probe.signal,
+            attached: state.attached.map(|way| way.to_string()),
         });
         let probes = probes.collect();
         let closing = Closing::new(Timestamp::now(), seen, failed, lost);

@@ -25,7 +25,8 @@ pub fn watch(args: WatchArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let early = filter.clone();
     let mut sink = Sink::new(global, Stream::Stdout, filter, args.all, args.save_evidence.as_deref())?;
     let cost = OwnCost::begin(args.stats);
-    let mut engine = Engine::start(Options { follow_processes: false, all: args.all })?;
+    let mut engine =
+        Engine::start(Options { follow_processes: false, all: args.all, attach: global.attach() })?;
     if let Some(filter) = early {
         engine.only(move |connection| may_match(&filter, connection));
     }

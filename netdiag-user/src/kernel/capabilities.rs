@@ -1,6 +1,7 @@
 //! Which of the capabilities(7) that netdiag needs this process has.
 
 use super::KernelError;
+use super::btf::Btf;
 
 /// Bit numbers from include/uapi/linux/capability.h and what netdiag does with each.
 const NEEDED: &[(u32, &str, &str)] = &[
@@ -45,6 +46,31 @@ pub fn require() -> Result<(), KernelError> {
     }
     let names: Vec<String> = missing.iter().map(|(name, what)| format!("{name} ({what})")).collect();
     Err(KernelError::MissingCapability(names.join(", ")))
+}
+
+/// Error if lockdown forbids reading kernel memory, without which no program of netdiag can be loaded.
+pub fn require_no_lockdown() -> Result<(), KernelError> {
+    // Without securityfs the kernel's refusal of the first program has to do.
+    match std::fs::read_to_string("/sys/kernel/security/lockdown") {
+        Ok(text) if text.contains("[confidentiality]") => Err(KernelError::LockedDown),
+        _ => Ok(()),
+    }
+}
+
+/// Error if the kernel is older than what netdiag's programs are made of. By its own types and not by its version:
+/// distributions bring parts of newer kernels to older ones.
+pub fn require_recent(btf: &Btf) -> Result<(), KernelError> {
+    let has = |tracepoint: &str| btf.tracepoint_params(tracepoint).is_ok();
+    let reason = btf.tracepoint_params("kfree_skb").is_ok_and(|params| params.len() > 2);
+    let lacks = if !(reason && btf.has_type("skb_drop_reason")) {
+        "does not say why it drops a packet (from Linux 5.17)"
+    } else if !has("inet_sk_error_report") {
+        "does not report the errors of sockets (from Linux 5.16)"
+    } else {
+        return Ok(());
+    };
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    Err(KernelError::TooOld { release: release.trim().to_owned(), lacks })
 }
 
 #[cfg(test)]

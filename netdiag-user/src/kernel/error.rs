@@ -5,6 +5,15 @@ use super::btf::BtfError;
 pub enum KernelError {
     #[error("this kernel has no BTF ({0}): netdiag needs a kernel built with CONFIG_DEBUG_INFO_BTF=y")]
     NoBtf(BtfError),
+    #[error(
+        "this kernel ({release}) {lacks}: netdiag needs Linux 6.1 or later (or a kernel with that part of it)"
+    )]
+    TooOld { release: String, lacks: &'static str },
+    #[error(
+        "this kernel is locked down (confidentiality), which forbids programs to read its memory: netdiag works \
+         with lockdown=integrity or none (kernel command line, Secure Boot)"
+    )]
+    LockedDown,
     #[error("cannot read the kernel's BTF for aya: {0}")]
     AyaBtf(#[from] aya::BtfError),
     #[error("missing capability {0}: run netdiag as root, or grant it (a container needs --cap-add)")]

@@ -1,7 +1,6 @@
 //! Loads the object and attaches what this kernel allows.
 
 use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::{BtfTracePoint, RawTracePoint, SchedClassifier, TracePoint};
 use aya::{Ebpf, EbpfLoader};
 use netdiag_ebpf::config::{
     ERRNO_WORDS, FLAG_ALL, FLAG_DROP_REASON, FLAG_RESET_REASON, FLAG_TRACK_PROCESSES,
@@ -9,11 +8,12 @@ use netdiag_ebpf::config::{
 use netdiag_ebpf::counters::{COUNTER_COUNT, Counter};
 use netdiag_ebpf::records::call::CALLS;
 
+use super::attach::{self, ProbeState};
 use super::btf::Btf;
 use super::counters::{self, Counts};
 use super::peek::{Memory, Peek};
 use super::reasons::Reasons;
-use super::registry::{Attach, PROBES, Probe, Use};
+use super::registry::{Family, PROBES, Probe, Use, Way, Weight};
 use super::wire::{Outcome, Wire};
 use super::{KernelError, capabilities, offsets};
 use crate::enrich::netns;
@@ -49,16 +49,8 @@ pub struct Options {
     pub follow_processes: bool,
     /// Record every connection from its start and send it at its end.
     pub all: bool,
-}
-
-/// How one probe came out.
-#[derive(Debug, Clone)]
-pub struct ProbeState {
-    pub probe: &'static Probe,
-    /// The alternative that was taken.
-    pub attached: Option<Attach>,
-    /// Why the alternatives before it, or all, failed.
-    pub failures: Vec<(Attach, String)>,
+    /// Attach by this kind of hook where a probe has it.
+    pub attach: Option<Family>,
 }
 
 /// The kernel side at work. Dropping it detaches everything: there is no pin.
@@ -84,7 +76,9 @@ impl Session {
     /// Checks rights, resolves the kernel's fields, loads and attaches.
     pub fn start(options: Options) -> Result<(Self, RingBuf<MapData>), KernelError> {
         capabilities::require()?;
+        capabilities::require_no_lockdown()?;
         let btf = Btf::vmlinux().map_err(KernelError::NoBtf)?;
+        capabilities::require_recent(&btf)?;
         let offsets = offsets::resolve(&btf)?;
         let reasons = Reasons::read(&btf);
         let config = config_bits(&btf, options);
@@ -104,10 +98,11 @@ impl Session {
             .load(OBJECT)?;
         let counters = PerCpuArray::try_from(take_map(&mut ebpf, "COUNTERS")?)?;
         let tracked = BpfHashMap::try_from(take_map(&mut ebpf, "TRACKED")?)?;
+        let watched = BpfHashMap::try_from(take_map(&mut ebpf, "WATCHED_NETNS")?)?;
         let ring = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)?;
         let peek = Peek::new(take_map(&mut ebpf, "PEEKED")?)?;
         let mut session = Self {
-            wire: Wire::default(),
+            wire: Wire::new(watched),
             peek,
             ebpf,
             counters,
@@ -117,30 +112,22 @@ impl Session {
             absent_fields: offsets.absent,
         };
         for probe in PROBES {
-            if !session.wants(probe.when, options) {
+            if probe.when == Use::FollowProcesses && !options.follow_processes {
                 continue;
             }
-            let state = attach(&mut session.ebpf, probe, &aya_btf);
-            if probe.required && state.attached.is_none() {
-                let why = state.failures.iter().map(|(how, why)| format!("{how}: {why}")).collect::<Vec<_>>();
-                return Err(KernelError::RequiredProbe { probe: probe.name, why: why.join("; ") });
+            let tried = probe.tried(options.attach, options.follow_processes);
+            let state = attach::attach(&mut session.ebpf, probe, &tried, &aya_btf);
+            if probe.weight == Weight::Required && state.attached.is_none() {
+                return Err(KernelError::RequiredProbe { probe: probe.name, why: state.failures_text() });
             }
             session.probes.push(state);
         }
+        session.wire.way = session.way_of("wire");
         Ok((session, ring))
     }
 
-    fn wants(&self, when: Use, options: Options) -> bool {
-        match when {
-            Use::Always => true,
-            Use::FollowProcesses => options.follow_processes,
-            Use::WholeMachine => !options.follow_processes,
-            Use::FollowProcessesOrWithout(program) => {
-                let attached =
-                    |state: &ProbeState| state.probe.program == program && state.attached.is_some();
-                options.follow_processes || !self.probes.iter().any(attached)
-            }
-        }
+    fn way_of(&self, signal: &str) -> Option<&'static Way> {
+        self.probes.iter().find(|state| state.probe.signal == signal)?.attached
     }
 
     /// Follows this process and what it starts from now on.
@@ -173,9 +160,9 @@ impl Session {
         counters::read(&self.counters)
     }
 
-    /// Names of the probes that this kernel refused.
-    pub fn missing_probes(&self) -> Vec<&'static str> {
-        self.probes.iter().filter(|p| p.attached.is_none()).map(|p| p.probe.program).collect()
+    /// What this kernel, or the user's choice of hooks, does not let netdiag see.
+    pub fn missing_probes(&self) -> impl Iterator<Item = &'static Probe> {
+        self.probes.iter().filter(|state| state.attached.is_none()).map(|state| state.probe)
     }
 
     /// Attaches the tc programs to the interfaces of a network namespace.
@@ -237,58 +224,4 @@ fn errno_mask() -> [u64; ERRNO_WORDS] {
 
 fn own_netns() -> u32 {
     netns::current_inode().and_then(|inode| u32::try_from(inode).ok()).unwrap_or(0)
-}
-
-fn attach(ebpf: &mut Ebpf, probe: &'static Probe, btf: &aya::Btf) -> ProbeState {
-    let mut state = ProbeState { probe, attached: None, failures: Vec::new() };
-    for how in probe.alternatives {
-        match attach_as(ebpf, probe.program, *how, btf) {
-            Ok(()) => {
-                state.attached = Some(*how);
-                break;
-            }
-            Err(why) => state.failures.push((*how, why)),
-        }
-    }
-    state
-}
-
-fn attach_as(ebpf: &mut Ebpf, name: &str, how: Attach, btf: &aya::Btf) -> Result<(), String> {
-    let program = ebpf.program_mut(name).ok_or_else(|| "not in the object".to_owned())?;
-    let wrong_type = |error: aya::programs::ProgramError| error.to_string();
-    match how {
-        Attach::BtfTracepoint(tracepoint) => {
-            let program: &mut BtfTracePoint = program.try_into().map_err(wrong_type)?;
-            program.load(tracepoint, btf).map_err(|error| reason(&error))?;
-            program.attach().map_err(|error| reason(&error))?;
-        }
-        Attach::Tracepoint(category, tracepoint) => {
-            let program: &mut TracePoint = program.try_into().map_err(wrong_type)?;
-            program.load().map_err(|error| reason(&error))?;
-            program.attach(category, tracepoint).map_err(|error| reason(&error))?;
-        }
-        Attach::Tc => {
-            let program: &mut SchedClassifier = program.try_into().map_err(wrong_type)?;
-            program.load().map_err(|error| reason(&error))?;
-        }
-        Attach::OnDemand => {
-            let program: &mut RawTracePoint = program.try_into().map_err(wrong_type)?;
-            program.load().map_err(|error| reason(&error))?;
-        }
-    }
-    Ok(())
-}
-
-/// The error with its causes on one line; the verifier's log only when asked for.
-fn reason(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    if std::env::var_os("NETDIAG_VERIFIER_LOG").is_some() {
-        return text;
-    }
-    text.lines().next().unwrap_or_default().to_owned()
 }

@@ -1,5 +1,6 @@
 //! The border to the kernel: its BTF, what it allows, the programs, and their records as bytes.
 
+pub mod attach;
 pub mod btf;
 pub mod capabilities;
 pub mod counters;

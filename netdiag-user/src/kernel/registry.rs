@@ -1,26 +1,98 @@
 //! The probes, as data: program, hook with its alternatives, and what is lost without it.
 
-/// One way to attach a program, in the order of preference.
+/// One way to attach a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attach {
     /// A BTF-enabled raw tracepoint, by the tracepoint's name.
     BtfTracepoint(&'static str),
     /// A classic tracepoint: category and name.
     Tracepoint(&'static str, &'static str),
-    /// A tc program: loaded at start, attached to interfaces as they are needed.
-    Tc,
+    /// The end of a kernel function, by BPF trampoline.
+    Fexit(&'static str),
+    /// The beginning of a kernel function, by BPF trampoline.
+    Fentry(&'static str),
+    /// The beginning of a kernel function, by breakpoint.
+    Kprobe(&'static str),
+    /// The end of a kernel function, by breakpoint.
+    Kretprobe(&'static str),
+    /// A tc program: loaded at start, attached to interfaces by TCX links as they are needed.
+    Tcx,
+    /// A BTF-enabled raw tracepoint: loaded at start, attached as long as some namespace is watched.
+    Device(&'static str),
     /// Loaded only: user space runs it by itself (`BPF_PROG_TEST_RUN`).
     OnDemand,
+}
+
+impl Attach {
+    /// What `--attach` calls it; `None` for what it does not choose.
+    pub fn family(self) -> Option<Family> {
+        match self {
+            Self::BtfTracepoint(_) | Self::Tracepoint(..) | Self::Device(_) => Some(Family::Tracepoint),
+            Self::Fentry(_) | Self::Fexit(_) => Some(Family::Fentry),
+            Self::Kprobe(_) | Self::Kretprobe(_) => Some(Family::Kprobe),
+            Self::Tcx | Self::OnDemand => None,
+        }
+    }
 }
 
 impl std::fmt::Display for Attach {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Attach::BtfTracepoint(name) => write!(f, "tp_btf {name}"),
-            Attach::Tracepoint(category, name) => write!(f, "tracepoint {category}:{name}"),
-            Attach::Tc => write!(f, "tc"),
-            Attach::OnDemand => write!(f, "on demand"),
+            Self::BtfTracepoint(name) => write!(f, "tp_btf {name}"),
+            Self::Tracepoint(category, name) => write!(f, "tracepoint {category}:{name}"),
+            Self::Fexit(name) => write!(f, "fexit {name}"),
+            Self::Fentry(name) => write!(f, "fentry {name}"),
+            Self::Kprobe(name) => write!(f, "kprobe {name}"),
+            Self::Kretprobe(name) => write!(f, "kretprobe {name}"),
+            Self::Tcx => write!(f, "tcx"),
+            Self::Device(name) => write!(f, "tp_btf {name}"),
+            Self::OnDemand => write!(f, "on demand"),
         }
+    }
+}
+
+/// What a user can have preferred.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// Tracepoints.
+    Tracepoint,
+    /// fentry and fexit.
+    Fentry,
+    /// kprobe and kretprobe.
+    Kprobe,
+}
+
+/// A way to be told: programs of the object, each with its hook. Taken only if all of them can be attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Way {
+    pub programs: &'static [(Attach, &'static str)],
+    /// The kernel takes 75 ms to detach each: too long for a command (`run`) that is about to end.
+    pub slow_to_detach: bool,
+}
+
+impl Way {
+    const fn of(programs: &'static [(Attach, &'static str)]) -> Self {
+        Self { programs, slow_to_detach: false }
+    }
+
+    fn family(&self) -> Option<Family> {
+        self.programs.first().and_then(|(how, _)| how.family())
+    }
+}
+
+/// "fexit __x64_sys_connect, __x64_sys_bind".
+impl std::fmt::Display for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (index, (how, _)) in self.programs.iter().enumerate() {
+            let text = how.to_string();
+            let (kind, hook) = text.split_once(' ').unwrap_or(("", &text));
+            match index {
+                0 => write!(f, "{text}")?,
+                _ if kind.is_empty() => {}
+                _ => write!(f, ", {hook}")?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -30,83 +102,127 @@ pub enum Use {
     Always,
     /// Only where processes are followed (`run`).
     FollowProcesses,
-    /// Only where the whole machine is watched.
-    WholeMachine,
-    /// Where processes are followed, and wherever the program named could not be attached.
-    FollowProcessesOrWithout(&'static str),
 }
 
-/// One program.
+/// One thing to be told by the kernel.
 #[derive(Debug, Clone, Copy)]
 pub struct Probe {
     /// File stem in netdiag-ebpf/src/probes.
     pub name: &'static str,
-    /// Name of the program in the object.
-    pub program: &'static str,
-    pub alternatives: &'static [Attach],
+    /// What is told: a tracepoint or function of the kernel, or a name for several.
+    pub signal: &'static str,
+    /// The ways to it, the best first.
+    pub ways: &'static [Way],
     pub when: Use,
-    /// netdiag cannot work without it.
-    pub required: bool,
+    pub weight: Weight,
     /// What cannot be told without it.
     pub lost: &'static str,
 }
 
+/// How much depends on a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// netdiag cannot work without it.
+    Required,
+    /// Some diagnoses are lost or less exact.
+    Wanted,
+    /// Another probe tells the same, only later.
+    Sooner,
+}
+
+impl Probe {
+    /// The ways that are tried, in order. Where the user wants a family, a probe that has it is attached by nothing
+    /// else, and one that is nothing but functions is left out.
+    pub fn tried(&self, wanted: Option<Family>, follow_processes: bool) -> Vec<&'static Way> {
+        let families = || self.ways.iter().map(Way::family);
+        let is_only_functions = families().all(|family| !matches!(family, None | Some(Family::Tracepoint)));
+        let chooses = wanted.is_some() && (is_only_functions || families().any(|family| family == wanted));
+        let fits =
+            |way: &&Way| (!chooses || way.family() == wanted) && !(follow_processes && way.slow_to_detach);
+        self.ways.iter().filter(fits).collect()
+    }
+}
+
 macro_rules! tp_btf {
     ($name:literal, $program:literal, $lost:literal) => {
+        tp_btf!($name, $program, $lost, Use::Always, Weight::Wanted)
+    };
+    ($name:literal, $program:literal, $lost:literal, $when:expr, $weight:expr) => {
         Probe {
             name: $name,
-            program: $program,
-            alternatives: &[Attach::BtfTracepoint($program)],
+            signal: $program,
+            ways: &[Way::of(&[(Attach::BtfTracepoint($program), $program)])],
+            when: $when,
+            weight: $weight,
+            lost: $lost,
+        }
+    };
+}
+
+macro_rules! function {
+    ($name:literal, $function:literal, $lost:literal) => {
+        Probe {
+            name: $name,
+            signal: $function,
+            ways: &[
+                Way::of(&[(Attach::Fentry($function), concat!("fentry_", $function))]),
+                Way::of(&[(Attach::Kprobe($function), concat!("kprobe_", $function))]),
+            ],
             when: Use::Always,
-            required: false,
+            weight: Weight::Sooner,
             lost: $lost,
         }
     };
 }
 
-macro_rules! syscall {
-    ($program:literal, $lost:literal) => {
-        Probe {
-            name: "result",
-            program: $program,
-            alternatives: &[Attach::Tracepoint("syscalls", $program)],
-            when: Use::WholeMachine,
-            required: false,
-            lost: $lost,
-        }
+/// The end of each socket call, by one kind of hook.
+macro_rules! calls {
+    ($kind:ident, $prefix:literal) => {
+        &[
+            (Attach::$kind("__x64_sys_connect"), concat!($prefix, "connect")),
+            (Attach::$kind("__x64_sys_bind"), concat!($prefix, "bind")),
+            (Attach::$kind("__x64_sys_listen"), concat!($prefix, "listen")),
+            (Attach::$kind("__x64_sys_sendto"), concat!($prefix, "sendto")),
+            (Attach::$kind("__x64_sys_sendmsg"), concat!($prefix, "sendmsg")),
+        ]
     };
 }
 
-macro_rules! process {
-    ($program:literal, $required:literal, $lost:literal) => {
-        Probe {
-            name: "process",
-            program: $program,
-            alternatives: &[Attach::BtfTracepoint($program)],
-            when: Use::FollowProcesses,
-            required: $required,
-            lost: $lost,
-        }
-    };
-}
+const SYSCALL_TRACEPOINTS: Way = Way {
+    programs: &[
+        (Attach::Tracepoint("syscalls", "sys_exit_connect"), "sys_exit_connect"),
+        (Attach::Tracepoint("syscalls", "sys_exit_bind"), "sys_exit_bind"),
+        (Attach::Tracepoint("syscalls", "sys_exit_listen"), "sys_exit_listen"),
+        (Attach::Tracepoint("syscalls", "sys_exit_sendto"), "sys_exit_sendto"),
+        (Attach::Tracepoint("syscalls", "sys_exit_sendmsg"), "sys_exit_sendmsg"),
+    ],
+    slow_to_detach: true,
+};
 
 /// All probes, in the order in which they are attached.
 pub const PROBES: &[Probe] = &[
-    process!("sched_process_fork", true, "descendants of the command"),
-    process!("sched_process_exec", false, "interfaces of other network namespaces at once"),
-    process!(
-        "sched_process_free",
-        false,
-        "the end of followed processes: a reused process id is followed too"
+    tp_btf!(
+        "process",
+        "sched_process_fork",
+        "descendants of the command",
+        Use::FollowProcesses,
+        Weight::Required
     ),
-    Probe {
-        name: "socket",
-        program: "inet_sock_set_state",
-        alternatives: &[Attach::BtfTracepoint("inet_sock_set_state")],
-        when: Use::Always,
-        required: true,
-        lost: "everything",
-    },
+    tp_btf!(
+        "process",
+        "sched_process_exec",
+        "interfaces of other network namespaces at once",
+        Use::FollowProcesses,
+        Weight::Wanted
+    ),
+    tp_btf!(
+        "process",
+        "sched_process_free",
+        "the end of followed processes: a reused process id is followed too",
+        Use::FollowProcesses,
+        Weight::Wanted
+    ),
+    tp_btf!("socket", "inet_sock_set_state", "everything", Use::Always, Weight::Required),
     tp_btf!("error", "inet_sk_error_report", "soft errors, errors of UDP sockets"),
     tp_btf!("retransmit", "tcp_retransmit_skb", "retransmits, and with them the first sign of trouble"),
     tp_btf!(
@@ -121,41 +237,80 @@ pub const PROBES: &[Probe] = &[
     tp_btf!("route", "fib6_table_lookup", "which IPv6 route lookup failed"),
     tp_btf!("neighbour", "neigh_timer_handler", "which next hop did not answer"),
     tp_btf!("icmp", "icmp_send", "ICMP errors that this machine sends"),
-    syscall!("sys_exit_connect", "connect() that fails at once"),
-    syscall!("sys_exit_bind", "bind() that fails"),
-    syscall!("sys_exit_listen", "listen() that fails"),
-    syscall!("sys_exit_sendto", "sendto() that fails"),
-    syscall!("sys_exit_sendmsg", "sendmsg() that fails"),
+    function!("icmp", "icmp_unreach", "who sent an ICMP error, before tc watches"),
+    function!("icmp", "icmpv6_notify", "who sent an ICMPv6 error, before tc watches"),
     Probe {
         name: "result",
-        program: "sys_exit",
-        alternatives: &[Attach::BtfTracepoint("sys_exit")],
-        when: Use::FollowProcessesOrWithout("sys_exit_connect"),
-        required: false,
-        lost: "socket system calls that fail at once",
+        signal: "socket_calls",
+        ways: &[
+            Way::of(calls!(Fexit, "fexit_")),
+            SYSCALL_TRACEPOINTS,
+            Way::of(&[(Attach::BtfTracepoint("sys_exit"), "sys_exit")]),
+            Way::of(calls!(Kretprobe, "kretprobe_")),
+        ],
+        when: Use::Always,
+        weight: Weight::Wanted,
+        lost: "connect(), bind(), listen() and sends that fail at once",
     },
     Probe {
         name: "wire",
-        program: "wire_ingress",
-        alternatives: &[Attach::Tc],
+        signal: "wire",
+        ways: &[
+            Way::of(&[(Attach::Tcx, "wire_ingress"), (Attach::Tcx, "wire_egress")]),
+            Way::of(&[
+                (Attach::Device("netif_receive_skb"), "netif_receive_skb"),
+                (Attach::Device("net_dev_queue"), "net_dev_queue"),
+            ]),
+        ],
         when: Use::Always,
-        required: false,
-        lost: "what arrived on the wire: answers, their TTL, ICMP errors",
-    },
-    Probe {
-        name: "wire",
-        program: "wire_egress",
-        alternatives: &[Attach::Tc],
-        when: Use::Always,
-        required: false,
-        lost: "what left on the wire",
+        weight: Weight::Wanted,
+        lost: "what left on the wire and what arrived: answers, their TTL, ICMP errors",
     },
     Probe {
         name: "peek",
-        program: "peek",
-        alternatives: &[Attach::OnDemand],
+        signal: "peek",
+        ways: &[Way::of(&[(Attach::OnDemand, "peek")])],
         when: Use::Always,
-        required: false,
+        weight: Weight::Wanted,
         lost: "which rule of nftables dropped a packet",
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tried(signal: &str, wanted: Option<Family>, follow_processes: bool) -> Vec<String> {
+        let probe = PROBES.iter().find(|probe| probe.signal == signal).expect("it is in the table");
+        let first = |way: &&Way| way.to_string().split(',').next().unwrap_or_default().to_owned();
+        probe.tried(wanted, follow_processes).iter().map(first).collect()
+    }
+
+    #[test]
+    fn run_takes_nothing_that_is_slow_to_detach() {
+        let (fexit, kretprobe) = ("fexit __x64_sys_connect", "kretprobe __x64_sys_connect");
+        let (one_call, all_calls) = ("tracepoint syscalls:sys_exit_connect", "tp_btf sys_exit");
+        assert_eq!(tried("socket_calls", None, false), [fexit, one_call, all_calls, kretprobe]);
+        assert_eq!(tried("socket_calls", None, true), [fexit, all_calls, kretprobe]);
+        assert_eq!(tried("socket_calls", Some(Family::Tracepoint), true), [all_calls]);
+        assert_eq!(tried("socket_calls", Some(Family::Kprobe), false), [kretprobe]);
+    }
+
+    #[test]
+    fn a_family_leaves_out_other_functions_only() {
+        assert_eq!(tried("kfree_skb", Some(Family::Kprobe), false), ["tp_btf kfree_skb"]);
+        assert_eq!(tried("icmp_unreach", Some(Family::Kprobe), false), ["kprobe icmp_unreach"]);
+        assert!(tried("icmp_unreach", Some(Family::Tracepoint), false).is_empty());
+        assert_eq!(tried("wire", Some(Family::Fentry), false).len(), 2);
+        assert_eq!(tried("wire", Some(Family::Tracepoint), false), ["tp_btf netif_receive_skb"]);
+    }
+
+    #[test]
+    fn a_way_is_shown_with_all_its_hooks() {
+        let calls = PROBES.iter().find(|probe| probe.signal == "socket_calls").expect("in the table").ways;
+        assert!(calls[0].to_string().starts_with("fexit __x64_sys_connect, __x64_sys_bind, "));
+        let wire = PROBES.iter().find(|probe| probe.signal == "wire").expect("in the table").ways;
+        assert_eq!(wire[0].to_string(), "tcx");
+        assert_eq!(wire[1].to_string(), "tp_btf netif_receive_skb, net_dev_queue");
+    }
+}

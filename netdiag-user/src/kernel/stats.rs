@@ -64,12 +64,13 @@ pub struct MapCost {
 /// The loaded programs, in the order of the registry. `counted`: runs and times were counted all the time.
 pub fn programs(session: &Session, counted: bool) -> Vec<ProgramCost> {
     let mut costs = Vec::new();
-    for state in &session.probes {
-        let program = session.programs().find(|(name, _)| *name == state.probe.program);
+    for (how, wanted) in session.probes.iter().filter_map(|state| state.attached).flat_map(|way| way.programs)
+    {
+        let program = session.programs().find(|(name, _)| name == wanted);
         let Some(info) = program.and_then(|(_, program)| program.info().ok()) else { continue };
         costs.push(ProgramCost {
-            name: state.probe.program.to_owned(),
-            hook: state.attached.map(|how| how.to_string()),
+            name: (*wanted).to_owned(),
+            hook: Some(how.to_string()),
             runs: counted.then(|| info.run_count()),
             run_time_ns: counted.then(|| nanoseconds(info.run_time())),
             memory_bytes: info.memory_locked().ok().map(u64::from),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use netdiag_tests::net::Namespace;
-use netdiag_tests::netdiag::binary;
+use netdiag_tests::netdiag::{binary, options};
 use netdiag_tests::process::{Output, run};
 use netdiag_tests::scenario::{Need, Scenario};
 
@@ -61,14 +61,14 @@ pub const SCENARIOS: &[Scenario] = &[
 /// netdiag on the host with these arguments.
 fn netdiag(arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new(binary().context("no netdiag binary")?);
-    command.args(arguments).env("NO_COLOR", "1");
+    command.args(options()).args(arguments).env("NO_COLOR", "1");
     Ok(command)
 }
 
 /// [`netdiag`], inside.
 fn netdiag_inside(namespace: &Namespace, arguments: &[&str]) -> Result<Command> {
     let mut command = namespace.command(&binary().context("no netdiag binary")?.to_string_lossy());
-    command.args(arguments).env("NO_COLOR", "1");
+    command.args(options()).args(arguments).env("NO_COLOR", "1");
     Ok(command)
 }
 

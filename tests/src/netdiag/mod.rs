@@ -11,6 +11,12 @@ pub use report::{Diagnosis, Report};
 pub use run::Run;
 pub use watch::Watch;
 
+/// Options for every netdiag under test: with `NETDIAG_TEST_ATTACH=kprobe`, probes are attached by kprobes.
+pub fn options() -> Vec<String> {
+    let attach = std::env::var("NETDIAG_TEST_ATTACH").ok();
+    attach.map_or_else(Vec::new, |kind| vec!["--attach".to_owned(), kind])
+}
+
 /// The binary under test: `NETDIAG_BIN`, else the newer of this workspace's release and debug builds.
 pub fn binary() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("NETDIAG_BIN") {

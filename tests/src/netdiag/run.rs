@@ -83,7 +83,12 @@ impl<'a> Run<'a> {
         let binary = self.binary.as_ref().context("no netdiag binary; build it or set NETDIAG_BIN")?;
         let mut command =
             if self.outside { Command::new(binary) } else { self.client.command(&binary.to_string_lossy()) };
-        command.args(["run", "--format", "json", "--output"]).arg(&file).args(&self.options);
+        command.args(["run", "--format", "json", "--output"]).arg(&file);
+        // Programs that prove the harness know no such options.
+        if self.binary == super::binary() {
+            command.args(super::options());
+        }
+        command.args(&self.options);
         let saves_itself = self.options.iter().any(|option| option.starts_with("--save-evidence"));
         let vectors = vectors::directory().filter(|_| !saves_itself);
         let evidence = directory.path().join("evidence.jsonl");

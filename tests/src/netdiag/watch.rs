@@ -23,6 +23,10 @@ pub struct Watch<'a> {
     directory: TempDir,
 }
 
+fn with_options(arguments: &[&str]) -> Vec<String> {
+    super::options().into_iter().chain(arguments.iter().map(|argument| (*argument).to_owned())).collect()
+}
+
 impl<'a> Watch<'a> {
     /// Starts it on the host and waits until it watches. The report will hold what happens in
     /// `namespaces` only.
@@ -30,7 +34,7 @@ impl<'a> Watch<'a> {
     /// # Errors
     /// When it cannot be started or does not say that it is ready.
     pub fn start(namespaces: &[&'a Namespace], arguments: &[&str]) -> Result<Self> {
-        Self::launch(Command::new(binary()?), namespaces, arguments)
+        Self::launch(Command::new(binary()?), namespaces, &with_options(arguments))
     }
 
     /// Starts it inside the first of the namespaces.
@@ -38,7 +42,8 @@ impl<'a> Watch<'a> {
     /// # Errors
     /// As [`Self::start`].
     pub fn start_inside(namespaces: &[&'a Namespace], arguments: &[&str]) -> Result<Self> {
-        Self::start_program_inside(&binary()?, namespaces, arguments)
+        let inside = namespaces.first().context("no namespace")?;
+        Self::launch(inside.command(&binary()?.to_string_lossy()), namespaces, &with_options(arguments))
     }
 
     /// As [`Self::start_inside`] with another program, to prove the harness.
@@ -51,10 +56,11 @@ impl<'a> Watch<'a> {
         arguments: &[&str],
     ) -> Result<Self> {
         let inside = namespaces.first().context("no namespace")?;
-        Self::launch(inside.command(&program.to_string_lossy()), namespaces, arguments)
+        let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        Self::launch(inside.command(&program.to_string_lossy()), namespaces, &arguments)
     }
 
-    fn launch(mut command: Command, namespaces: &[&'a Namespace], arguments: &[&str]) -> Result<Self> {
+    fn launch(mut command: Command, namespaces: &[&'a Namespace], arguments: &[String]) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         command.args(["watch", "--format", "json", "--output"]).arg(directory.path().join("report.jsonl"));
         command.args(arguments).env("NO_COLOR", "1").env("RUST_BACKTRACE", "1");

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use nix::sys::signal::{SigHandler, Signal};
 
 use super::needs::netdiag_missing;
 use super::{ExpectedSkip, Scenario, Shows, Skip};
@@ -50,6 +51,7 @@ pub fn main(scenarios: &[&'static [Scenario]], expected: &'static [ExpectedSkip]
         eprintln!("scenarios make network namespaces: run them as root");
         return ExitCode::FAILURE;
     }
+    default_signals();
     net::remove_orphans();
     let before = hooks::present(None).unwrap_or_default();
     let conclusion = libtest_mimic::run(&arguments, trials);
@@ -58,6 +60,14 @@ pub fn main(scenarios: &[&'static [Scenario]], expected: &'static [ExpectedSkip]
         eprintln!("LEAK {leak}");
     }
     if leaks.is_empty() { conclusion.exit_code() } else { ExitCode::from(101) }
+}
+
+/// A shell starts what it sends to the background with SIGINT ignored, and every child would inherit that.
+fn default_signals() {
+    for signal in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP] {
+        // SAFETY: no handler is installed, and no other thread runs yet.
+        let _ = unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) };
+    }
 }
 
 fn first_duplicate(scenarios: &[Scenario]) -> Option<String> {

@@ -20,6 +20,7 @@ const TOOLS: &[Tool] = &[
     Tool { program: "ip", package: "iproute2", level: Level::Demo },
     Tool { program: "nft", package: "nftables", level: Level::Demo },
     Tool { program: "curl", package: "curl", level: Level::Demo },
+    Tool { program: "bpftool", package: "bpftool", level: Level::Test },
     Tool { program: "iptables", package: "iptables", level: Level::Test },
     Tool { program: "nc", package: "netcat-openbsd", level: Level::Test },
     Tool { program: "python3", package: "python3", level: Level::Test },

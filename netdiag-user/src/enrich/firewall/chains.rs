@@ -2,7 +2,7 @@
 
 use super::layout::Layout;
 use super::rules::{MAX_NAME, Rule};
-use crate::kernel::peek::Snapshot;
+use crate::probes::Snapshot;
 
 /// Chains of one table that are looked at.
 const MAX_CHAINS: usize = 10_000;

@@ -1,7 +1,7 @@
 //! Where the fields of nftables' own structs are, from the running kernel's BTF.
 
 use crate::kernel::btf::{Btf, BtfError, Field};
-use crate::kernel::peek::Snapshot;
+use crate::probes::Snapshot;
 
 /// nftables as a module; its types are in the kernel's own BTF where it is built in.
 const MODULE: &str = "nf_tables";
@@ -16,7 +16,7 @@ pub(super) struct Bits {
 }
 
 impl Bits {
-    fn new(field: Field) -> Option<Self> {
+    pub(super) fn new(field: Field) -> Option<Self> {
         let word = u64::from(field.bit_offset / 64 * 8);
         let shift = field.bit_offset % 64;
         let fits = (1..64).contains(&field.bit_size) && shift + field.bit_size <= 64;

@@ -15,7 +15,11 @@ mod layout;
 mod listing;
 mod rules;
 mod rulesets;
+#[cfg(test)]
+mod testing;
 mod verdict;
+#[cfg(test)]
+mod verdict_tests;
 
 use std::collections::HashMap;
 
@@ -24,8 +28,8 @@ use rulesets::Rulesets;
 use verdict::{Question, Site, Verdict};
 
 use crate::kernel::btf::Btf;
-use crate::kernel::peek::{Pages, Snapshot};
-use crate::probes::{Drop, DropRule, Frames};
+use crate::kernel::peek::Pages;
+use crate::probes::{Drop, DropRule, Frames, Snapshot};
 use crate::track::Hook;
 
 /// Pages of the kernel's memory that are read for one drop: a chain of some ten thousand rules.

@@ -4,7 +4,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::layout::Layout;
-use crate::kernel::peek::Snapshot;
+use crate::probes::Snapshot;
 
 /// A rule is a header word and at most so many bytes (its length has 12 bits).
 const MAX_RULE: u64 = 4096;

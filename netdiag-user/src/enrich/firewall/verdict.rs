@@ -8,7 +8,7 @@ use super::chains::{Base, Chain};
 use super::frames::Frames;
 use super::layout::Layout;
 use super::rules::Rule;
-use crate::kernel::peek::Snapshot;
+use crate::probes::Snapshot;
 use crate::track::Hook;
 
 /// include/uapi/linux/netfilter.h and netfilter/nf_tables.h: codes of a verdict.
