@@ -22,7 +22,7 @@ pub const ACK: u8 = 0x10;
 
 /// Builds the evidence of one connection: curl[4213], 10.0.1.2:40000 -> 10.0.2.2:8080, outbound TCP, seen from
 /// its start, no errno, the peer on another machine, nothing lost.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Case {
     evidence: Evidence,
 }

@@ -62,6 +62,8 @@ pub struct DropRule {
     pub handle: Option<u64>,
     /// Its place in the chain, from 1, as iptables counts.
     pub number: Option<u64>,
+    /// It did not drop in silence: it answered with RST or an ICMP error.
+    pub rejects: bool,
     /// In its own words; `None` where it could not be read.
     pub text: Option<String>,
     pub comment: Option<String>,

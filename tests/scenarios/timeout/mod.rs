@@ -81,6 +81,7 @@ pub const SCENARIOS: &[Scenario] = &[
     S::hit("timeout.firewall-drop", "rule_with_a_state", rule::connection_state).needs(CURL_NFT),
     S::hit("timeout.firewall-drop", "rule_at_ingress_v4", || rule::ingress(V4)).needs(CURL_NFT),
     S::hit("timeout.firewall-drop", "rule_at_ingress_v6", || rule::ingress(V6)).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "rule_at_egress", rule::egress).needs(CURL_NFT),
     S::hit("timeout.firewall-drop", "rule_of_iptables_nft_v4", || rule::iptables(V4)).needs(IPTABLES_NFT),
     S::hit("timeout.firewall-drop", "rule_of_iptables_nft_v6", || rule::iptables(V6)).needs(IPTABLES_NFT),
     S::hit("timeout.firewall-drop", "rule_deleted_as_told_v4", || rule::deleted_as_told(V4)).needs(CURL_NFT),

@@ -155,6 +155,16 @@ pub fn ingress(family: Family) -> Result<()> {
     Ok(())
 }
 
+pub fn egress() -> Result<()> {
+    let net = Topology::new()?;
+    net.client.nft(&chain("netdev", "egress device eth0", DROP))?;
+    let _server = servers::http(&net.server, Family::V4.server(8080))?;
+    let report = net.netdiag_run(&curl(Family::V4.server(8080), PATIENCE))?;
+    let place = Place { namespace: &net.client, family: "netdev", chain: "c", hook: "egress" };
+    named(report.exits(28)?, place, DROP)?;
+    Ok(())
+}
+
 pub fn iptables(family: Family) -> Result<()> {
     let net = Topology::new()?;
     let program = if family == Family::V4 { "iptables-nft" } else { "ip6tables-nft" };

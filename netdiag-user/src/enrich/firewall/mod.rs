@@ -75,7 +75,7 @@ impl Firewall {
         let inode = drop.packet.netns;
         let mut is_current = || {
             let mut now = Snapshot::new(memory, MAX_PAGES);
-            let Verdict::Rule { chain, rule } = &verdict else { return None };
+            let Verdict::Rule { chain, rule, .. } = &verdict else { return None };
             let chain = layout.chain(&mut now, chain.address)?;
             let current = layout.is_current(&mut now, frames.net, inode, &chain, *rule)?;
             Some(current && layout.fingerprint(&mut now, *rule) == fingerprint)
@@ -91,9 +91,9 @@ impl Firewall {
 }
 
 fn named(verdict: &Verdict) -> DropRule {
-    let (chain, handle) = match verdict {
-        Verdict::Rule { chain, rule } => (chain, Some(rule.handle)),
-        Verdict::Policy { chain } => (chain, None),
+    let (chain, handle, rejects) = match verdict {
+        Verdict::Rule { chain, rule, rejects } => (chain, Some(rule.handle), *rejects),
+        Verdict::Policy { chain } => (chain, None, false),
     };
     DropRule {
         family: chain.table.family.to_owned(),
@@ -101,6 +101,7 @@ fn named(verdict: &Verdict) -> DropRule {
         table_handle: chain.table.handle,
         chain: chain.name.clone(),
         handle,
+        rejects,
         ..DropRule::default()
     }
 }

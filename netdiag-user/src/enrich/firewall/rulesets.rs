@@ -76,6 +76,8 @@ impl Rulesets {
         let Some(line) = line else { return };
         rule.engine = engine(line.xtables);
         rule.number = line.xtables.then_some(line.number);
+        // To nftables it is one of many targets; only iptables knows which.
+        rule.rejects |= line.xtables && line.text.contains(" -j REJECT");
         rule.text = Some(line.text);
         rule.comment = line.comment;
     }

@@ -20,6 +20,8 @@ mod code {
 /// Register number of the verdict (`NFT_REG_VERDICT`).
 const VERDICT: u8 = 0;
 
+/// The expression that answers and drops.
+const REJECT: &str = "reject";
 /// Expressions that drop under some circumstances only.
 const SOMETIMES: &[&str] = &[
     "match", "target", "objref", "synproxy", "tproxy", "nat", "masq", "redir", "ct", "exthdr", "osf", "fwd",
@@ -28,7 +30,7 @@ const SOMETIMES: &[&str] = &[
 /// What dropped it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
-    Rule { chain: Chain, rule: Rule },
+    Rule { chain: Chain, rule: Rule, rejects: bool },
     Policy { chain: Chain },
 }
 
@@ -44,6 +46,7 @@ enum Power {
 
 struct Candidate {
     power: Power,
+    rejects: bool,
     rule: Rule,
     chain: Chain,
 }
@@ -87,7 +90,8 @@ pub(super) fn find(question: Question<'_>, memory: &mut Snapshot<'_>) -> Option<
         }
         let (rule, chain) = layout.rule_of(memory, word, frames)?;
         if !candidates.iter().any(|known| known.rule == rule) {
-            candidates.push(Candidate { power, rule, chain });
+            let rejects = layout.expression_name(memory, word).is_some_and(|name| name == REJECT);
+            candidates.push(Candidate { power, rejects, rule, chain });
         }
     }
     let mut dropping = candidates.iter().filter(|one| one.power != Power::Returns);
@@ -120,7 +124,7 @@ pub(super) fn find(question: Question<'_>, memory: &mut Snapshot<'_>) -> Option<
 
 impl Candidate {
     fn verdict(&self) -> Verdict {
-        Verdict::Rule { chain: self.chain.clone(), rule: self.rule }
+        Verdict::Rule { chain: self.chain.clone(), rule: self.rule, rejects: self.rejects }
     }
 }
 
@@ -228,7 +232,7 @@ impl Layout {
                     _ => Power::Never,
                 }
             }
-            "reject" => Power::Always,
+            REJECT => Power::Always,
             "lookup" => {
                 let mut is = |offset: Option<u64>, wanted: u8| match offset {
                     Some(offset) => Some(memory.u8(at(offset)?)? == wanted),

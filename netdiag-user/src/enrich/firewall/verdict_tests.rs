@@ -29,7 +29,7 @@ fn ask(
     let frames = Frames::find(&words, LOCATION, &[LOCATION, CALLER]).unwrap();
     let question = Question { layout, frames: &frames, hook: Some(Hook::Output), site };
     Some(match find(question, &mut Snapshot::new(kernel, 1000))? {
-        Verdict::Rule { chain, rule } => (chain.name, Some(rule.handle)),
+        Verdict::Rule { chain, rule, .. } => (chain.name, Some(rule.handle)),
         Verdict::Policy { chain } => (chain.name, None),
     })
 }
