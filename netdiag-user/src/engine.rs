@@ -81,6 +81,7 @@ pub struct Engine {
     follows: bool,
     filter: Option<Prefilter>,
     searches: Budget,
+    namings: Budget,
     lost: VecDeque<(u64, u64)>,
     missing: Vec<Probe>,
     undecoded: u64,
@@ -140,6 +141,7 @@ impl Engine {
             follows: options.follow_processes,
             filter: None,
             searches: Budget::default(),
+            namings: Budget::default(),
             lost: VecDeque::new(),
             missing,
             undecoded: 0,
@@ -296,7 +298,9 @@ impl Engine {
         let by_nftables = self.tracker.symbol(drop.location).is_some_and(|name| name == "nft_do_chain");
         if by_nftables && let Some(mut memory) = self.session.memory() {
             let stack: Vec<String> = drop.stack.iter().filter_map(|at| self.tracker.symbol(*at)).collect();
-            self.searches.within(|| self.firewall.name(drop, &frames, hook_of(&stack), &mut memory));
+            let mut name = || self.firewall.name(drop, &frames, hook_of(&stack), &mut memory);
+            // The kernel sends few of these. Where the whole machine is watched, others' drops are named too.
+            if self.follows { name() } else { self.namings.within(name).unwrap_or_default() }
         }
     }
 

@@ -18,7 +18,11 @@ pub(super) struct Frames<'a> {
     /// The frame of the function that dropped the packet.
     own: &'a [u64],
     behind: &'a [u64],
+    location: u64,
 }
+
+/// Code and constants lie this near to each other; what is allocated lies elsewhere.
+const IMAGE: u64 = 1 << 31;
 
 impl<'a> Frames<'a> {
     /// `stack`: return addresses, innermost first. `None` if the location is nowhere: it was no call, or is too far up.
@@ -34,12 +38,18 @@ impl<'a> Frames<'a> {
             below: &words[at.saturating_sub(SAVED)..at],
             own: &behind[..end.unwrap_or(behind.len())],
             behind,
+            location,
         })
     }
 
     /// What the registers held, nearest to the location first.
     pub(super) fn saved(&self) -> impl Iterator<Item = u64> + 'a {
         self.below.iter().rev().copied()
+    }
+
+    /// Whether a word can point to something that was allocated: most are addresses of code, and numbers.
+    pub(super) fn is_object(&self, word: u64) -> bool {
+        word >> 63 == 1 && word.is_multiple_of(8) && word.abs_diff(self.location) > IMAGE
     }
 
     /// The registers, and the frame of the function that dropped the packet.

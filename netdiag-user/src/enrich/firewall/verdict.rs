@@ -83,7 +83,7 @@ impl Site {
 pub(super) fn find(question: Question<'_>, memory: &mut Snapshot<'_>) -> Option<Verdict> {
     let Question { layout, frames, hook, site } = question;
     let mut candidates: Vec<Candidate> = Vec::new();
-    for word in frames.saved() {
+    for word in frames.saved().filter(|word| frames.is_object(*word)) {
         let power = layout.power(memory, word);
         if power == Power::Never {
             continue;
@@ -170,7 +170,7 @@ fn base_chains(
 ) -> Vec<(Chain, Base)> {
     let mut found: Vec<(Chain, Base)> = Vec::new();
     let mut look = |words: &mut dyn Iterator<Item = u64>| {
-        for word in words {
+        for word in words.filter(|word| frames.is_object(*word)) {
             if found.iter().any(|(chain, _)| chain.address == word) {
                 continue;
             }
@@ -271,7 +271,7 @@ impl Layout {
             return Some(chain);
         }
         let mut tables = Vec::new();
-        for word in frames.all() {
+        for word in frames.all().filter(|word| frames.is_object(*word)) {
             let Some(chain) = self.chain(memory, word) else { continue };
             if self.chain_has(memory, &chain, rule) {
                 return Some(chain);
