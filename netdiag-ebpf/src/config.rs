@@ -17,6 +17,8 @@ pub const DROP_IGNORE: u8 = 0;
 pub const DROP_SEND: u8 = 1;
 /// Send a record with the kernel stack: it names the netfilter hook.
 pub const DROP_SEND_STACK: u8 = 2;
+/// Send a record with the kernel stack and the memory of its frames: they name the rule.
+pub const DROP_SEND_FRAMES: u8 = 3;
 
 /// A power of two. System-call errors are sent when their bit is set: `ERRNO_MASK[errno / 64] >> (errno % 64) & 1`.
 pub const ERRNO_WORDS: usize = 4;

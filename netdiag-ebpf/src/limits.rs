@@ -16,11 +16,14 @@ const BURST: u32 = 10;
 const STRANGERS: u32 = 1024;
 /// Length of the window, 2^29 ns (about half a second).
 const WINDOW_SHIFT: u32 = 29;
-/// Bucket of all strangers, behind the others.
+/// Records in one window that carry the memory of stack frames, which makes them five times as large.
+const FRAMES: u32 = 64;
+/// Buckets behind the others: of all strangers, and of frames for strangers and for the others.
 const STRANGERS_BUCKET: u32 = BUCKETS;
+const FRAMES_BUCKET: u32 = BUCKETS + 1;
 
 #[map]
-static LIMITS: PerCpuArray<Bucket> = PerCpuArray::with_max_entries(BUCKETS + 1, 0);
+static LIMITS: PerCpuArray<Bucket> = PerCpuArray::with_max_entries(BUCKETS + 3, 0);
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -44,6 +47,12 @@ pub fn permit_stranger(key: u32) -> Option<u32> {
     let window = window_now();
     let suppressed = take(key & (BUCKETS - 1), key, BURST, window)?;
     take(STRANGERS_BUCKET, 0, STRANGERS, window).map(|_| suppressed)
+}
+
+/// Whether a record that is permitted may be a large one.
+#[inline(always)]
+pub fn permit_frames(stranger: bool) -> bool {
+    take(FRAMES_BUCKET + stranger as u32, 0, FRAMES, window_now()).is_some()
 }
 
 #[inline(always)]

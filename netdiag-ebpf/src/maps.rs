@@ -10,7 +10,7 @@ use netdiag_ebpf::config::{DROP_REASONS, DROP_SEND, ERRNO_WORDS};
 use netdiag_ebpf::counters::{COUNTER_COUNT, Counter};
 use netdiag_ebpf::fields::{ABSENT, FIELD_COUNT, Field};
 use netdiag_ebpf::records::call::CALLS;
-use netdiag_ebpf::records::{Header, Owner, PacketInfo, Timeline, Tuple};
+use netdiag_ebpf::records::{Header, Owner, PacketInfo, PeekAnswer, Timeline, Tuple};
 
 /// Byte offset of each field of `netdiag_ebpf::fields`, written by user space before load.
 #[unsafe(no_mangle)]
@@ -75,6 +75,10 @@ pub static COUNTERS: PerCpuArray<[u64; COUNTER_COUNT]> = PerCpuArray::with_max_e
 /// Working memory of probe `wire`, which would not fit the 512 bytes of stack; one for each direction.
 #[map]
 pub static WIRE_SCRATCH: PerCpuArray<WireScratch> = PerCpuArray::with_max_entries(2, 0);
+
+/// What the program `peek` read last.
+#[map]
+pub static PEEKED: Array<PeekAnswer> = Array::with_max_entries(1, 0);
 
 /// Working memory for a packet and the one that it quotes, of each user of [`Scratch`].
 #[map]

@@ -21,6 +21,7 @@ pub mod kind {
     pub const EXEC: u16 = 11;
     pub const SYN_ACK_AGAIN: u16 = 12;
     pub const OVERFLOW: u16 = 13;
+    pub const DROP_WITH_FRAMES: u16 = 14;
 }
 
 /// First part of every record.
@@ -269,6 +270,37 @@ pub struct DropRecord {
     pub stack: [u64; STACK_DEPTH],
 }
 
+/// Words of raw stack memory that go with a drop of the packet filter.
+pub const FRAME_WORDS: usize = 160;
+
+/// `kfree_skb` out of the packet filter: the frames of its callers still live on the kernel's stack, and hold what
+/// the filter was looking at.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FramesDropRecord {
+    pub drop: DropRecord,
+    /// The packet's network namespace (`struct net`); 0 where unknown.
+    pub net: u64,
+    /// Where `frames` was copied from, lowest address first.
+    pub base: u64,
+    /// Words of `frames` that could be read.
+    pub frames_len: u32,
+    pub _pad: u32,
+    pub frames: [u64; FRAME_WORDS],
+}
+
+/// What the program `peek` reads: one page, which is there as a whole or not at all.
+pub const PEEK_BYTES: usize = 4096;
+
+/// The answer of the program `peek`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeekAnswer {
+    /// 1 if the page could be read.
+    pub read: u64,
+    pub bytes: [u8; PEEK_BYTES],
+}
+
 /// Values of [`ResultRecord::call`].
 pub mod call {
     pub const CONNECT: u32 = 1;
@@ -429,6 +461,8 @@ sizes! {
     ConnectionRecord = 232 + size_of::<Timeline>();
     SuspectRecord = 120;
     DropRecord = 128 + 8 * STACK_DEPTH;
+    FramesDropRecord = 24 + size_of::<DropRecord>() + 8 * FRAME_WORDS;
+    PeekAnswer = 8 + PEEK_BYTES;
     ResultRecord = 128;
     RouteRecord = 112;
     NeighbourRecord = 64;

@@ -11,6 +11,7 @@ use nix::time::{ClockId, clock_gettime};
 use crate::diagnoses::{self, Coverage, Diagnosis, Evidence, Finding};
 use crate::enrich::containers::Containers;
 use crate::enrich::facts::{NetnsFact, QueueSample};
+use crate::enrich::firewall::Firewall;
 use crate::enrich::gather::Gatherer;
 use crate::enrich::{conntrack, netns, owners, queues};
 use crate::kernel::KernelError;
@@ -18,8 +19,8 @@ use crate::kernel::counters::Counts;
 use crate::kernel::loader::{Options, Session};
 use crate::kernel::registry::{Probe, Weight};
 use crate::memory;
-use crate::probes::{self, Call, CallFailed, Event, Owner, SocketError, Suspect};
-use crate::track::{Connection, End, Finished, Limits, Side, Tracker, What};
+use crate::probes::{self, Call, CallFailed, Drop, Event, Owner, SocketError, Suspect};
+use crate::track::{Connection, End, Finished, Limits, Side, Tracker, What, hook_of};
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, the clock of all records.
 pub fn now_ns() -> u64 {
@@ -71,6 +72,7 @@ pub struct Engine {
     ring: Ring,
     tracker: Tracker,
     gatherer: Gatherer,
+    firewall: Firewall,
     samples: HashMap<u64, Vec<QueueSample>>,
     sampled: VecDeque<u64>,
     /// When tc began to watch a namespace.
@@ -81,6 +83,7 @@ pub struct Engine {
     follows: bool,
     filter: Option<Prefilter>,
     searches: Budget,
+    namings: Budget,
     lost: VecDeque<(u64, u64)>,
     /// How many are lost until now; asked once for all connections that are finished together.
     lost_now: Option<u64>,
@@ -136,6 +139,7 @@ impl Engine {
             ring: Ring(ring),
             tracker,
             gatherer: if options.follow_processes { Gatherer::generous() } else { Gatherer::default() },
+            firewall: Firewall::default(),
             samples: HashMap::new(),
             sampled: VecDeque::new(),
             wire_since: HashMap::new(),
@@ -143,6 +147,7 @@ impl Engine {
             follows: options.follow_processes,
             filter: None,
             searches: Budget::default(),
+            namings: Budget::default(),
             lost: VecDeque::new(),
             lost_now: None,
             containers: Containers::default(),
@@ -241,6 +246,7 @@ impl Engine {
             match &mut event {
                 Event::Suspect(suspect) => self.suspect(suspect),
                 Event::SocketError(error) => self.find_owner(error),
+                Event::Drop(drop) => self.name_rule(drop),
                 Event::Exec(exec) => {
                     self.watch_wire(exec.netns.into());
                 }
@@ -308,6 +314,21 @@ impl Engine {
         }
         self.sampled.push_back(suspect.sock);
         self.samples.insert(suspect.sock, sample);
+    }
+
+    /// Asks the kernel which rule dropped a packet, while the rule is still there.
+    fn name_rule(&mut self, drop: &mut Drop) {
+        if drop.frames.words.is_empty() {
+            return;
+        }
+        let frames = std::mem::take(&mut drop.frames);
+        let by_nftables = self.tracker.symbol(drop.location).is_some_and(|name| name == "nft_do_chain");
+        if by_nftables && let Some(mut memory) = self.session.memory() {
+            let stack: Vec<String> = drop.stack.iter().filter_map(|at| self.tracker.symbol(*at)).collect();
+            let mut name = || self.firewall.name(drop, &frames, hook_of(&stack), &mut memory);
+            // The kernel sends few of these. Where the whole machine is watched, others' drops are named too.
+            if self.follows { name() } else { self.namings.within(name).unwrap_or_default() }
+        }
     }
 
     /// Looks for the owner of a datagram socket while it is still there.
@@ -383,6 +404,7 @@ impl Engine {
         });
         let mut evidence = Evidence { connection, timeline, other_end, facts, coverage };
         add_conntrack(&mut evidence);
+        self.look_at_rules(&mut evidence);
         self.name_interfaces(&mut evidence);
         let mut diagnosis = if troubled { diagnoses::diagnose(&evidence) } else { None };
         if let Some((_, finding)) = &mut diagnosis
@@ -442,6 +464,15 @@ impl Engine {
             cgroup: 0,
             comm: closer.comm.clone(),
         });
+    }
+
+    /// A rule may have been removed since it dropped the packet.
+    fn look_at_rules(&mut self, evidence: &mut Evidence) {
+        for moment in &mut evidence.timeline {
+            if let What::Dropped { rule: Some(rule), place, .. } = &mut moment.what {
+                self.firewall.look_again(place.netns, rule);
+            }
+        }
     }
 
     /// tc does not know names: they are filled in here, by index and namespace.

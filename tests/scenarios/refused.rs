@@ -14,13 +14,18 @@ use netdiag_tests::remote::{Behaviour, IcmpKind, Remote, Sender};
 use netdiag_tests::scenario::{Need, Scenario};
 use netdiag_tests::servers;
 
+mod reject;
+
 const NO_LISTENER: &str = "refused.no-listener";
 const ELSEWHERE: &str = "refused.bound-elsewhere";
 const PEER: &str = "refused.peer-no-listener";
+const REJECT: &str = "refused.firewall-reject";
 const OVERFLOW: &str = "refused.backlog-overflow";
 
 const PYTHON: &[Need] = &[Need::Python];
 const NC: &[Need] = &[Need::Tool("nc")];
+const NFT: &[Need] = &[Need::Nftables];
+const NC_NFT: &[Need] = &[Need::Tool("nc"), Need::Nftables];
 const TUN: &[Need] = &[Need::Tun];
 const CURL_TUN: &[Need] = &[Need::Tool("curl"), Need::Tun];
 const PYTHON_TC: &[Need] = &[Need::Python, Need::Tool("tc")];
@@ -40,6 +45,24 @@ pub const SCENARIOS: &[Scenario] = &[
         .needs(&[Need::Nftables]),
     Scenario::near_miss(NO_LISTENER, "firewall_rejects_v6", || firewall_rejects(Family::V6))
         .needs(&[Need::Nftables]),
+    Scenario::hit(REJECT, "output_v4", || reject::with_reset(Family::V4, "output", 18130)).needs(NC_NFT),
+    Scenario::hit(REJECT, "output_v6", || reject::with_reset(Family::V6, "output", 18131)).needs(NC_NFT),
+    Scenario::hit(REJECT, "forward_v4", || reject::with_reset(Family::V4, "forward", 18132)).needs(NC_NFT),
+    Scenario::hit(REJECT, "forward_v6", || reject::with_reset(Family::V6, "forward", 18133)).needs(NC_NFT),
+    Scenario::hit(REJECT, "icmp_v4", || reject::with_icmp(Family::V4, 18134)).needs(NFT),
+    Scenario::hit(REJECT, "icmp_v6", || reject::with_icmp(Family::V6, 18135)).needs(NFT),
+    Scenario::hit(REJECT, "udp_v4", || reject::udp(Family::V4, 18136)).needs(NFT),
+    Scenario::hit(REJECT, "udp_v6", || reject::udp(Family::V6, 18137)).needs(NFT),
+    Scenario::hit(REJECT, "iptables_nft_v4", || reject::iptables(Family::V4, "nft", "", 18138))
+        .needs(&[Need::IptablesNft]),
+    Scenario::hit(REJECT, "iptables_nft_v6", || {
+        reject::iptables(Family::V6, "nft", " --reject-with tcp-reset", 18139)
+    })
+    .needs(&[Need::IptablesNft]),
+    Scenario::hit(REJECT, "iptables_legacy", || reject::iptables(Family::V4, "legacy", "", 18140))
+        .needs(&[Need::IptablesLegacy]),
+    Scenario::near_miss(REJECT, "dropped_once", || reject::dropped_once_and_then_refused(18141)).needs(NFT),
+    Scenario::near_miss(REJECT, "rule_for_other_port", || reject::rule_for_other_port(18142)).needs(NFT),
     Scenario::hit(ELSEWHERE, "loopback_only_v4", || loopback_only(Family::V4)),
     Scenario::hit(ELSEWHERE, "loopback_only_v6", || loopback_only(Family::V6)),
     Scenario::hit(ELSEWHERE, "ipv4_only", ipv4_only).needs(&[Need::Ipv6]),

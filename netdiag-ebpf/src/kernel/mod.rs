@@ -4,6 +4,7 @@
 //! (for arguments of tp_btf programs, only fields of the declared struct); [`probe`] copies through
 //! `bpf_probe_read_kernel` and works for any address. Offsets come from the table in `netdiag_ebpf::fields`.
 
+pub mod raw;
 pub mod skb;
 pub mod sock;
 pub mod task;

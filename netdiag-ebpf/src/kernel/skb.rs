@@ -139,38 +139,41 @@ fn parse_transport(bytes: &[u8], packet: &mut PacketInfo) -> bool {
 /// Interface, direction and network namespace. `sk` is the socket that the packet belongs to, if known.
 ///
 /// `skb->dev` shares its place with scratch data once the packet is queued to a socket: a device whose
-/// namespace does not look like one is not believed.
+/// namespace does not look like one is not believed. Returns the address of the namespace (`struct net`), if the
+/// device told it.
 #[inline(always)]
-pub fn place(skb: *const c_void, sk: Option<*const c_void>, packet: &mut PacketInfo) {
+pub fn place(skb: *const c_void, sk: Option<*const c_void>, packet: &mut PacketInfo) -> u64 {
     packet.iif = probe(skb, Field::SkbIif).unwrap_or(0);
     packet.direction = if packet.iif != 0 { direction::INGRESS } else { direction::EGRESS };
     if let Some(dev) = probe_pointer(skb, Field::SkbDev)
-        && device(dev, packet)
+        && let Some(net) = device(dev, packet)
     {
-        return;
+        return net;
     }
     if let Some(refdst) = probe::<u64>(skb, Field::SkbDst)
         && refdst & SKB_DST_PTRMASK != 0
         && let Some(dev) = probe_pointer((refdst & SKB_DST_PTRMASK) as *const c_void, Field::DstDev)
-        && device(dev, packet)
+        && let Some(net) = device(dev, packet)
     {
-        return;
+        return net;
     }
     if let Some(sk) = sk {
         packet.netns = sock::netns(sk);
     }
+    0
 }
 
 #[inline(always)]
-fn device(dev: *const c_void, packet: &mut PacketInfo) -> bool {
-    let inum = probe_pointer(dev, Field::DevNet).map_or(0, netns_inum);
+fn device(dev: *const c_void, packet: &mut PacketInfo) -> Option<u64> {
+    let net = probe_pointer(dev, Field::DevNet)?;
+    let inum = netns_inum(net);
     if inum == 0 {
-        return false;
+        return None;
     }
     packet.netns = inum;
     packet.ifindex = probe(dev, Field::DevIfindex).unwrap_or(0);
     packet.ifname = probe(dev, Field::DevName).unwrap_or_default();
-    true
+    Some(net as u64)
 }
 
 /// The socket that a packet belongs to; it may be a request or a TIME_WAIT socket.

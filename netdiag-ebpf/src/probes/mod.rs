@@ -5,6 +5,7 @@ mod error;
 mod icmp;
 mod neighbour;
 mod overflow;
+mod peek;
 mod process;
 mod reset;
 mod result;

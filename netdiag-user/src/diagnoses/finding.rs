@@ -2,6 +2,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::enrich::listeners::Listener;
 use crate::enrich::netns::Container;
+use crate::probes::DropRule;
 use crate::track::{Hook, Place};
 
 /// How sure. The order is that of preference.
@@ -126,12 +127,15 @@ impl Where {
     }
 }
 
-/// What is known of the firewall's verdict. The rule itself is named by a later step.
+/// What is known of the firewall's verdict.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FirewallFact {
     /// `nftables`, `iptables`; `None` where the drop's evidence does not tell.
     pub engine: Option<String>,
     pub hook: Option<Hook>,
+    /// The rule, or the chain whose policy decided, where the kernel named it.
+    #[serde(default)]
+    pub rule: Option<DropRule>,
 }
 
 /// A diagnosis that fits.

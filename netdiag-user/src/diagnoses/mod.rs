@@ -5,6 +5,7 @@ mod finding;
 mod local;
 mod refused;
 mod reset;
+mod rule;
 #[cfg(test)]
 mod testing;
 mod timeout;

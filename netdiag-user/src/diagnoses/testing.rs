@@ -9,7 +9,7 @@ use crate::enrich::facts::{NetnsFact, QueueSample};
 use crate::enrich::listeners::Listener;
 use crate::enrich::process::Process;
 use crate::enrich::sockets::Protocol;
-use crate::probes::{Closer, Direction, Owner, Packet, TcpState, TcpSummary, Tuple, protocol};
+use crate::probes::{Closer, Direction, DropRule, Owner, Packet, TcpState, TcpSummary, Tuple, protocol};
 use crate::track::{Connection, End, Hook, Moment, Place, Side, What};
 
 pub const CLIENT_NETNS: u32 = 4_026_531_840;
@@ -22,7 +22,7 @@ pub const ACK: u8 = 0x10;
 
 /// Builds the evidence of one connection: curl[4213], 10.0.1.2:40000 -> 10.0.2.2:8080, outbound TCP, seen from
 /// its start, no errno, the peer on another machine, nothing lost.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Case {
     evidence: Evidence,
 }
@@ -150,13 +150,23 @@ impl Case {
     }
 
     pub fn dropped(self, ms: u64, drop: Drop) -> Self {
-        let Drop { flags, outgoing, reason, symbol, hook, place } = drop;
+        let Drop { flags, outgoing, reason, symbol, hook, place, rule } = drop;
         let packet = self.packet(flags, outgoing);
         let symbol = symbol.map(str::to_owned);
         let reason = reason.to_owned();
         self.at(
             ms,
-            What::Dropped { packet, outgoing, reason, symbol, hook, stack: Vec::new(), place, suppressed: 0 },
+            What::Dropped {
+                packet,
+                outgoing,
+                reason,
+                symbol,
+                hook,
+                stack: Vec::new(),
+                place,
+                suppressed: 0,
+                rule: rule.map(Box::new),
+            },
         )
     }
 
@@ -281,12 +291,21 @@ pub struct Drop {
     pub symbol: Option<&'static str>,
     pub hook: Option<Hook>,
     pub place: Place,
+    pub rule: Option<DropRule>,
 }
 
 impl Drop {
     /// The SYN, in the client's namespace.
     pub fn syn(reason: &'static str, symbol: &'static str) -> Self {
-        Self { flags: SYN, outgoing: true, reason, symbol: Some(symbol), hook: None, place: here() }
+        Self {
+            flags: SYN,
+            outgoing: true,
+            reason,
+            symbol: Some(symbol),
+            hook: None,
+            place: here(),
+            rule: None,
+        }
     }
 
     /// The answer, in the client's namespace.
@@ -306,6 +325,11 @@ impl Drop {
 
     pub fn place(mut self, place: Place) -> Self {
         self.place = place;
+        self
+    }
+
+    pub fn rule(mut self, rule: DropRule) -> Self {
+        self.rule = Some(rule);
         self
     }
 }

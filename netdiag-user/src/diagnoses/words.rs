@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::Evidence;
+use crate::track::Place;
 
 /// `ECONNREFUSED`, or `errno 4711` where there is no name.
 pub fn errno_name(errno: i32) -> String {
@@ -59,6 +60,19 @@ pub fn netns_phrase(evidence: &Evidence, netns: Option<u32>, name: Option<&str>)
         (Some(inode), None) => format!(" in network namespace {inode}"),
         (None, None) => String::new(),
     }
+}
+
+/// What makes a shell command run in the namespace of `place`; empty where it is this connection's own and
+/// has no name.
+pub fn enter(evidence: &Evidence, place: &Place) -> String {
+    if place.netns_name.is_some() || place.netns == evidence.connection.netns {
+        return in_netns(place.netns_name.as_deref());
+    }
+    let inside = evidence.facts.listeners.iter().flatten().find(|l| l.netns == u64::from(place.netns));
+    inside
+        .and_then(|listener| listener.processes.first())
+        .map(|process| format!("nsenter -t {} -n ", process.pid))
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod containers;
 mod error;
 pub mod facts;
 mod fib;
+pub mod firewall;
 pub mod gather;
 pub mod holders;
 pub mod links;

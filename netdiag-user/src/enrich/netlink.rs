@@ -6,7 +6,7 @@
 
 use std::io::IoSliceMut;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -87,6 +87,11 @@ impl Socket {
     /// Opens a socket for sock_diag (`NETLINK_SOCK_DIAG`) in `netns`, or in the caller's namespace.
     pub(super) fn diag(netns: Option<&NetnsHandle>) -> Result<Self, EnrichError> {
         Self::open(netns, SockProtocol::NetlinkSockDiag)
+    }
+
+    /// Opens a socket for the packet filter (`NETLINK_NETFILTER`) in `netns`, or in the caller's namespace.
+    pub(super) fn netfilter(netns: Option<&NetnsHandle>) -> Result<Self, EnrichError> {
+        Self::open(netns, SockProtocol::NetlinkNetFilter)
     }
 
     fn open(netns: Option<&NetnsHandle>, protocol: SockProtocol) -> Result<Self, EnrichError> {
@@ -208,6 +213,12 @@ impl Socket {
                 Err(errno) => return Err(EnrichError::errno(what, errno)),
             }
         }
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Attaches one probe in the first way that the kernel allows.
 
 use aya::programs::{
-    BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError, SchedClassifier, TracePoint,
+    BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, SchedClassifier, TracePoint,
 };
 use aya::{Btf, Ebpf};
 
@@ -111,6 +111,10 @@ fn load_and_attach(program: &mut Program, how: Attach, btf: &Btf) -> Result<(), 
         Attach::Device(tracepoint) => {
             let program: &mut BtfTracePoint = program.try_into()?;
             program.load(tracepoint, btf)?;
+        }
+        Attach::OnDemand => {
+            let program: &mut RawTracePoint = program.try_into()?;
+            program.load()?;
         }
     }
     Ok(())

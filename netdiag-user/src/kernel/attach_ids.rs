@@ -29,7 +29,11 @@ fn named(btf: &Btf, hook: Attach) -> Option<(u32, String, u32)> {
             Some((btf.tracepoint_id(name)?, format!("btf_trace_{name}"), TYPEDEF))
         }
         Attach::Fentry(name) | Attach::Fexit(name) => Some((btf.func_id(name)?, name.to_owned(), FUNC)),
-        Attach::Tracepoint(..) | Attach::Kprobe(_) | Attach::Kretprobe(_) | Attach::Tcx => None,
+        Attach::Tracepoint(..)
+        | Attach::Kprobe(_)
+        | Attach::Kretprobe(_)
+        | Attach::Tcx
+        | Attach::OnDemand => None,
     }
 }
 

@@ -12,6 +12,7 @@ use super::attach::{self, ProbeState};
 use super::btf::Btf;
 use super::counters::{self, Counts};
 use super::offsets::Offsets;
+use super::peek::{Memory, Peek};
 use super::reasons::Reasons;
 use super::registry::{ARGUMENTS, Attach, Family, PROBES, Probe, Use, Way, Weight};
 use super::wire::{Outcome, Wire};
@@ -57,6 +58,7 @@ pub struct Options {
 pub struct Session {
     // Dropped before `ebpf`: fields drop in the order of their declaration.
     wire: Wire,
+    peek: Peek,
     ebpf: Ebpf,
     counters: PerCpuArray<MapData, [u64; COUNTER_COUNT]>,
     tracked: BpfHashMap<MapData, u32, u8>,
@@ -103,8 +105,17 @@ impl Session {
         let tracked = BpfHashMap::try_from(take_map(&mut ebpf, "TRACKED")?)?;
         let watched = BpfHashMap::try_from(take_map(&mut ebpf, "WATCHED_NETNS")?)?;
         let ring = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)?;
-        let mut session =
-            Self { wire: Wire::new(watched), ebpf, counters, tracked, probes: Vec::new(), reasons, offsets };
+        let peek = Peek::new(take_map(&mut ebpf, "PEEKED")?)?;
+        let mut session = Self {
+            wire: Wire::new(watched),
+            peek,
+            ebpf,
+            counters,
+            tracked,
+            probes: Vec::new(),
+            reasons,
+            offsets,
+        };
         for probe in PROBES {
             if probe.when == Use::FollowProcesses && !options.follow_processes {
                 continue;
@@ -172,6 +183,11 @@ impl Session {
     /// Where the tc programs are attached.
     pub fn wire(&self) -> &Wire {
         &self.wire
+    }
+
+    /// The kernel's memory; `None` where this kernel does not let netdiag read it on demand.
+    pub fn memory(&self) -> Option<Memory<'_>> {
+        self.peek.memory(self.ebpf.program("peek")?)
     }
 
     /// The loaded programs, for their run statistics.

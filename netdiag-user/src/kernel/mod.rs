@@ -8,6 +8,7 @@ pub mod counters;
 mod error;
 pub mod loader;
 pub mod offsets;
+pub mod peek;
 pub mod reasons;
 pub mod registry;
 pub mod stats;

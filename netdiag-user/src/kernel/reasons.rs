@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use netdiag_ebpf::config::{DROP_IGNORE, DROP_REASONS, DROP_SEND, DROP_SEND_STACK};
+use netdiag_ebpf::config::{DROP_IGNORE, DROP_REASONS, DROP_SEND, DROP_SEND_FRAMES, DROP_SEND_STACK};
 
 use super::btf::Btf;
 
@@ -33,8 +33,10 @@ const NO_LOSS: &[&str] = &[
     "NOT_SPECIFIED",
 ];
 
-/// Reasons whose kernel stack says more: the netfilter hook.
-const WITH_STACK: &[&str] = &["NETFILTER_DROP", "TC_INGRESS", "TC_EGRESS", "XDP", "BPF_CGROUP_EGRESS"];
+/// Reasons whose kernel stack says more.
+const WITH_STACK: &[&str] = &["TC_INGRESS", "TC_EGRESS", "XDP", "BPF_CGROUP_EGRESS"];
+/// The kernel stack says the netfilter hook, and the frames on it the rule.
+const WITH_FRAMES: &str = "NETFILTER_DROP";
 
 /// Name tables of this kernel.
 #[derive(Debug, Clone, Default)]
@@ -121,6 +123,8 @@ impl Reasons {
                 *action = DROP_IGNORE;
             } else if WITH_STACK.contains(&name.as_str()) {
                 *action = DROP_SEND_STACK;
+            } else if name == WITH_FRAMES {
+                *action = DROP_SEND_FRAMES;
             }
         }
         // 0 is "not dropped yet"; without any reasons (before 5.17) everything is 0 and must be sent.

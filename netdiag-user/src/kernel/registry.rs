@@ -19,6 +19,8 @@ pub enum Attach {
     Tcx,
     /// A BTF-enabled raw tracepoint: loaded at start, attached as long as some namespace is watched.
     Device(&'static str),
+    /// Loaded only: user space runs it by itself (`BPF_PROG_TEST_RUN`).
+    OnDemand,
 }
 
 impl Attach {
@@ -26,7 +28,9 @@ impl Attach {
     pub fn function(self) -> Option<&'static str> {
         match self {
             Self::Fentry(name) | Self::Fexit(name) | Self::Kprobe(name) | Self::Kretprobe(name) => Some(name),
-            Self::BtfTracepoint(_) | Self::Tracepoint(..) | Self::Tcx | Self::Device(_) => None,
+            Self::BtfTracepoint(_) | Self::Tracepoint(..) | Self::Tcx | Self::Device(_) | Self::OnDemand => {
+                None
+            }
         }
     }
 
@@ -36,7 +40,7 @@ impl Attach {
             Self::BtfTracepoint(_) | Self::Tracepoint(..) | Self::Device(_) => Some(Family::Tracepoint),
             Self::Fentry(_) | Self::Fexit(_) => Some(Family::Fentry),
             Self::Kprobe(_) | Self::Kretprobe(_) => Some(Family::Kprobe),
-            Self::Tcx => None,
+            Self::Tcx | Self::OnDemand => None,
         }
     }
 }
@@ -52,6 +56,7 @@ impl std::fmt::Display for Attach {
             Self::Kretprobe(name) => write!(f, "kretprobe {name}"),
             Self::Tcx => write!(f, "tcx"),
             Self::Device(name) => write!(f, "tp_btf {name}"),
+            Self::OnDemand => write!(f, "on demand"),
         }
     }
 }
@@ -286,6 +291,14 @@ pub const PROBES: &[Probe] = &[
         when: Use::Always,
         weight: Weight::Wanted,
         lost: "what left on the wire and what arrived: answers, their TTL, ICMP errors",
+    },
+    Probe {
+        name: "peek",
+        signal: "peek",
+        ways: &[Way::of(&[(Attach::OnDemand, "peek")])],
+        when: Use::Always,
+        weight: Weight::Wanted,
+        lost: "which rule of nftables dropped a packet",
     },
 ];
 

@@ -215,6 +215,9 @@ fn rule_text(firewall: &FirewallPart) -> Option<String> {
     if let Some(comment) = &firewall.comment {
         let _ = write!(text, "  # {comment}");
     }
+    if firewall.removed == Some(true) {
+        text.push_str("  (removed since)");
+    }
     if firewall.exact == Some(false) {
         text.push_str("  (found by matching)");
     }

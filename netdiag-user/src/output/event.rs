@@ -124,7 +124,7 @@ fn of(what: &What, connection: &Connection) -> Event {
             let why = reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
             Event::new("reset-sent", format!("RST sent{why}"), json!({ "reason": reason }))
         }
-        What::Dropped { packet, outgoing, reason, symbol, hook, stack, place, suppressed } => {
+        What::Dropped { packet, outgoing, reason, symbol, hook, stack, place, suppressed, rule } => {
             let mut why = vec![reason.clone()];
             why.extend(match (hook, symbol) {
                 (Some(hook), _) => Some(format!("hook {hook}")),
@@ -143,6 +143,7 @@ fn of(what: &What, connection: &Connection) -> Event {
                 "symbol": symbol,
                 "hook": hook,
                 "stack": (!stack.is_empty()).then_some(stack),
+                "rule": rule.as_ref().map(|rule| rule.label()),
                 "suppressed": (*suppressed > 0).then_some(suppressed),
             });
             packet_event("dropped", text, detail, packet, *outgoing, place)

@@ -217,11 +217,28 @@ pub struct FirewallPart {
     /// The kernel named the rule (else it was found by matching); `None` while no rule is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exact: Option<bool>,
+    /// The rule was not in the ruleset any more when that was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub removed: Option<bool>,
 }
 
 impl From<&FirewallFact> for FirewallPart {
     fn from(fact: &FirewallFact) -> Self {
-        Self { engine: fact.engine.clone(), hook: fact.hook, ..Self::default() }
+        let part = Self { engine: fact.engine.clone(), hook: fact.hook, ..Self::default() };
+        let Some(rule) = &fact.rule else { return part };
+        Self {
+            family: Some(rule.family.clone()),
+            table: Some(rule.table.clone()),
+            chain: Some(rule.chain.clone()),
+            handle: rule.handle,
+            rule_number: rule.number,
+            rule: rule.text.clone(),
+            comment: rule.comment.clone(),
+            policy: Some(rule.is_policy()),
+            exact: Some(true),
+            removed: rule.gone.then_some(true),
+            ..part
+        }
     }
 }
 

@@ -62,6 +62,7 @@ pub(super) fn dropped(
         stack: Vec::new(),
         place,
         suppressed: 0,
+        rule: None,
     }
 }
 
@@ -138,7 +139,7 @@ pub(super) fn firewall_drop() -> Report {
     )
     .explain("A firewall rule of this machine throws the packets away.")
     .next("or put an accept before it", "nft delete rule inet filter output handle 12")
-    .firewall(FirewallFact { engine: Some("nftables".into()), hook: Some(Hook::Output) });
+    .firewall(FirewallFact { engine: Some("nftables".into()), hook: Some(Hook::Output), rule: None });
     let mut report = report(&evidence, "timeout.firewall-drop", &finding);
     report.connection.interface = Some("eth0".into());
     report

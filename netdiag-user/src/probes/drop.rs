@@ -1,4 +1,4 @@
-use netdiag_ebpf::records::{DropRecord, STACK_DEPTH};
+use netdiag_ebpf::records::{DropRecord, FRAME_WORDS, FramesDropRecord, STACK_DEPTH};
 use serde::{Deserialize, Serialize};
 
 use super::DecodeError;
@@ -19,6 +19,71 @@ pub struct Drop {
     pub packet: Packet,
     /// Return addresses, innermost first; empty where none was taken.
     pub stack: Vec<u64>,
+    /// What the stack's frames held; empty where that was not taken.
+    #[serde(skip)]
+    pub frames: Frames,
+    /// The firewall's rule, once it is looked up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<Box<DropRule>>,
+}
+
+/// The memory of the kernel's stack at a drop.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Frames {
+    /// Innermost first.
+    pub words: Vec<u64>,
+    /// Address of the packet's network namespace; 0 where unknown.
+    pub net: u64,
+}
+
+/// Whose rule it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Engine {
+    #[default]
+    Nftables,
+    /// iptables-nft: a rule of iptables that nftables runs.
+    Iptables,
+}
+
+/// The rule of nftables that dropped a packet, or the chain whose policy did. The kernel itself named it: nothing
+/// here was found by comparing the packet with rules.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DropRule {
+    pub engine: Engine,
+    /// `inet`, `ip`, `ip6`, `netdev`, `bridge`, `arp`.
+    pub family: String,
+    pub table: String,
+    /// Tells the table from a later one of its name.
+    pub table_handle: u64,
+    pub chain: String,
+    /// Unique in its table; `None` where the chain's policy decided.
+    pub handle: Option<u64>,
+    /// Its place in the chain, from 1, as iptables counts.
+    pub number: Option<u64>,
+    /// It did not drop in silence: it answered with RST or an ICMP error.
+    pub rejects: bool,
+    /// In its own words; `None` where it could not be read.
+    pub text: Option<String>,
+    pub comment: Option<String>,
+    /// It was not in the ruleset any more when that was read.
+    pub gone: bool,
+}
+
+impl DropRule {
+    pub fn is_policy(&self) -> bool {
+        self.handle.is_none()
+    }
+
+    /// `inet filter output handle 12`
+    pub fn label(&self) -> String {
+        let Self { family, table, chain, .. } = self;
+        match self.handle {
+            Some(handle) => format!("{family} {table} {chain} handle {handle}"),
+            None => format!("{family} {table} {chain} policy"),
+        }
+    }
 }
 
 pub(super) fn decode(raw: &DropRecord) -> Result<Drop, DecodeError> {
@@ -31,5 +96,13 @@ pub(super) fn decode(raw: &DropRecord) -> Result<Drop, DecodeError> {
         suppressed: raw.suppressed,
         packet: packet(&raw.packet)?,
         stack: raw.stack[..depth].to_vec(),
+        frames: Frames::default(),
+        rule: None,
     })
+}
+
+pub(super) fn decode_frames(raw: &FramesDropRecord) -> Result<Drop, DecodeError> {
+    let words = (raw.frames_len as usize).min(FRAME_WORDS);
+    let frames = Frames { words: raw.frames[..words].to_vec(), net: raw.net };
+    Ok(Drop { frames, ..decode(&raw.drop)? })
 }

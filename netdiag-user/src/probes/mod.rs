@@ -9,6 +9,7 @@ mod icmp;
 mod neighbour;
 mod overflow;
 mod packet;
+mod peek;
 mod process;
 mod reset;
 mod result;
@@ -21,12 +22,13 @@ use netdiag_ebpf::records::{self, Header, kind};
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
-pub use drop::Drop;
+pub use drop::{Drop, DropRule, Engine, Frames};
 pub use error::SocketError;
 pub use icmp::IcmpSent;
 pub use neighbour::NeighbourFailed;
 pub use overflow::ListenOverflow;
 pub use packet::{Direction, Packet, Tuple, protocol};
+pub use peek::Snapshot;
 pub use process::Exec;
 pub use reset::ResetSent;
 pub use result::{Call, CallFailed};
@@ -118,6 +120,7 @@ plain!(
     ConnectionRecord,
     SuspectRecord,
     DropRecord,
+    FramesDropRecord,
     ResultRecord,
     RouteRecord,
     NeighbourRecord,
@@ -147,6 +150,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         kind::CONNECTION => Event::Connection(Box::new(socket::decode(&read(k, bytes)?)?)),
         kind::SUSPECT => Event::Suspect(retransmit::decode(&read(k, bytes)?)?),
         kind::DROP => Event::Drop(Box::new(drop::decode(&read(k, bytes)?)?)),
+        kind::DROP_WITH_FRAMES => Event::Drop(Box::new(drop::decode_frames(&read(k, bytes)?)?)),
         kind::RESULT => Event::CallFailed(result::decode(&read(k, bytes)?)?),
         kind::ROUTE => Event::RouteFailed(route::decode(&read(k, bytes)?)?),
         kind::NEIGHBOUR => Event::NeighbourFailed(neighbour::decode(&read(k, bytes)?)?),
@@ -194,7 +198,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_panic(kind in 0u16..14, mut bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+        fn no_bytes_panic(kind in 0u16..15, mut bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
             if bytes.len() > 2 {
                 bytes[..2].copy_from_slice(&kind.to_ne_bytes());
             }

@@ -61,7 +61,17 @@ fn drop() -> impl Strategy<Value = Event> {
     let reason = prop_oneof![Just(2), Just(NEIGH_FAILED)];
     (time_ns(), 0_u64..3, reason, packet()).prop_map(|(time_ns, sock, reason, packet)| {
         let stack = Vec::new();
-        Event::Drop(Box::new(Drop { time_ns, sock, reason, location: 0, suppressed: 0, packet, stack }))
+        Event::Drop(Box::new(Drop {
+            time_ns,
+            sock,
+            reason,
+            location: 0,
+            suppressed: 0,
+            packet,
+            stack,
+            frames: Default::default(),
+            rule: None,
+        }))
     })
 }
 

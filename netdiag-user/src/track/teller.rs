@@ -50,6 +50,7 @@ impl Teller {
                     stack,
                     place: place(drop.packet.netns, &drop.packet.interface),
                     suppressed: drop.suppressed,
+                    rule: drop.rule.clone(),
                     packet: drop.packet.clone(),
                 }
             }
@@ -107,7 +108,7 @@ impl Teller {
 
     /// Name of the function at an address, without the compiler's suffixes. The table is read at the first
     /// need: it takes 60 ms that most runs never pay.
-    fn symbol(&self, address: u64) -> Option<String> {
+    pub(super) fn symbol(&self, address: u64) -> Option<String> {
         let symbols = self.symbols.get_or_init(|| Symbols::load().ok()).as_ref()?;
         Some(symbols.resolve(address)?.base_name().to_owned())
     }

@@ -64,7 +64,17 @@ fn syn_dropped(at_ms: u64, sock: u64, netns: u32) -> Event {
         netns,
     };
     let (time_ns, stack) = (at_ms * MS, Vec::new());
-    Event::Drop(Box::new(Drop { time_ns, sock, reason: 12, location: 0, suppressed: 0, packet, stack }))
+    Event::Drop(Box::new(Drop {
+        time_ns,
+        sock,
+        reason: 12,
+        location: 0,
+        suppressed: 0,
+        packet,
+        stack,
+        frames: Default::default(),
+        rule: None,
+    }))
 }
 
 fn failed_connect(pid: u32, at_ms: u64) -> Event {

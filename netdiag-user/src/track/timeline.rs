@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::hook::Hook;
-use crate::probes::{Call, Packet, TcpState, Tuple};
+use crate::probes::{Call, DropRule, Packet, TcpState, Tuple};
 
 /// Where a packet was.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +52,9 @@ pub enum What {
         stack: Vec<String>,
         place: Place,
         suppressed: u32,
+        /// The firewall's rule, where the kernel named it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rule: Option<Box<DropRule>>,
     },
     /// Seen by tc on an interface. `outgoing` as above.
     Wire {

@@ -114,6 +114,11 @@ impl Tracker {
         Some(self.finished(pending, due))
     }
 
+    /// Name of the kernel's function at an address, without the compiler's suffixes.
+    pub fn symbol(&self, address: u64) -> Option<String> {
+        self.teller.symbol(address)
+    }
+
     /// Connections whose grace is over.
     pub fn due(&mut self, now_ns: u64) -> Vec<Finished> {
         let mut due = self.take_due(now_ns);

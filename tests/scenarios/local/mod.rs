@@ -306,6 +306,7 @@ fn udp_firewall(family: Family) -> Result<()> {
     let report = net.netdiag_run(&datagram(family, 18218))?;
     let found = report.exits(1)?.the_only(NOT_PERMITTED)?.certain()?.errno(Some("EPERM"))?;
     found.has("/where/stage", "netfilter")?.has("/firewall/hook", "output")?;
+    found.has("/firewall/rule", "udp dport 18218 drop")?.has("/firewall/exact", true)?;
     found.has("/connection/protocol", "udp")?;
     // The next port is not touched by the rule, and a datagram that nobody reads is no error.
     let _server = servers::echo_udp(&net.server, family.server(18219))?;

@@ -24,7 +24,10 @@ fn dropped_by_nft<'a>(report: &'a Report, place: &Namespace, hook: &str) -> Resu
     happened_in(diagnosis, place)?
         .has("/where/stage", "netfilter")?
         .has("/firewall/hook", hook)?
-        .has("/firewall/engine", "nftables")
+        .has("/firewall/engine", "nftables")?
+        .has("/firewall/table", "fw")?
+        .has("/firewall/chain", "c")?
+        .has("/firewall/exact", true)
 }
 
 pub fn output(family: Family) -> Result<()> {
@@ -51,7 +54,7 @@ pub fn policy() -> Result<()> {
     let rules = "policy drop; icmpv6 type != 0 accept; tcp dport 443 accept";
     net.client.nft(&chain("inet", "output", rules))?;
     let report = net.netdiag_run(&curl(Family::V6.server(8080), PATIENCE))?;
-    dropped_by_nft(report.exits(28)?, &net.client, "output")?;
+    dropped_by_nft(report.exits(28)?, &net.client, "output")?.has("/firewall/policy", true)?;
     Ok(())
 }
 
@@ -108,12 +111,16 @@ pub fn iptables(family: Family, variant: &str) -> Result<()> {
     net.client.run(&words)?.exits(0)?;
     let _server = servers::http(&net.server, family.server(8080))?;
     let report = net.netdiag_run(&curl(family.server(8080), PATIENCE))?;
+    let diagnosis = report.exits(28)?.the_only("timeout.firewall-drop")?.certain()?.errno(None)?;
+    let diagnosis = happened_in(diagnosis, &net.client)?.has("/firewall/hook", "output")?;
     if variant == "nft" {
-        dropped_by_nft(report.exits(28)?, &net.client, "output")?.errno(None)?;
+        diagnosis
+            .has("/firewall/engine", "iptables")?
+            .has("/firewall/chain", "OUTPUT")?
+            .has("/firewall/rule_number", 1)?
+            .has("/firewall/exact", true)?;
         return Ok(());
     }
-    let diagnosis = report.exits(28)?.the_only("timeout.firewall-drop")?.certain()?.errno(None)?;
-    happened_in(diagnosis, &net.client)?.has("/firewall/hook", "output")?;
     ensure!(diagnosis.at("/firewall/engine") != "nftables", "{}", report.dump());
     Ok(())
 }

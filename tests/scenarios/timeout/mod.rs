@@ -5,6 +5,7 @@ mod firewall;
 mod listener;
 mod reply;
 mod reverse_path;
+mod rule;
 mod silence;
 
 use anyhow::{Result, ensure};
@@ -70,6 +71,28 @@ pub const SCENARIOS: &[Scenario] = &[
     S::hit("timeout.firewall-drop", "iptables_nft_v6", || firewall::iptables(V6, "nft")).needs(IPTABLES_NFT),
     S::hit("timeout.firewall-drop", "iptables_legacy_v4", || firewall::iptables(V4, "legacy")).needs(IPTABLES_LEGACY),
     S::hit("timeout.firewall-drop", "iptables_legacy_v6", || firewall::iptables(V6, "legacy")).needs(IPTABLES_LEGACY),
+    S::hit("timeout.firewall-drop", "rule_of_a_base_chain", rule::base_chain).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "rule_jumped_to", || rule::jumped_to("jump")).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "rule_gone_to", || rule::jumped_to("goto")).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "rule_with_a_verdict_map", || rule::verdict_map("accept")).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "rule_with_a_verdict_map_before_a_policy", || rule::verdict_map("drop")).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "rule_with_a_set", rule::named_set).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "rule_with_a_limit", rule::limit).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "rule_with_a_state", rule::connection_state).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "rule_at_ingress_v4", || rule::ingress(V4)).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "rule_at_ingress_v6", || rule::ingress(V6)).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "rule_at_egress", rule::egress).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "rule_of_iptables_nft_v4", || rule::iptables(V4)).needs(IPTABLES_NFT),
+    S::hit("timeout.firewall-drop", "rule_of_iptables_nft_v6", || rule::iptables(V6)).needs(IPTABLES_NFT),
+    S::hit("timeout.firewall-drop", "rule_deleted_as_told_v4", || rule::deleted_as_told(V4)).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "rule_deleted_as_told_v6", || rule::deleted_as_told(V6)).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "policy_behind_rules", rule::policy_behind_rules).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "policy_behind_a_verdict_map", rule::policy_behind_a_verdict_map).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "policy_after_return", rule::policy_after_return).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "rule_of_the_second_table", rule::second_of_two_tables).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "rule_behind_counters", rule::counted_before).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "rule_replaced_meanwhile", rule::replaced_meanwhile).needs(NFT),
+    S::hit("timeout.firewall-drop", "same_rule_in_another_namespace", rule::same_rule_elsewhere).needs(NFT),
     S::near_miss("timeout.firewall-drop", "rule_for_other_port", firewall::rule_for_other_port).needs(CURL_NFT),
     S::near_miss("timeout.firewall-drop", "rule_counts_and_accepts", firewall::rule_counts_and_accepts).needs(CURL_NFT),
     S::near_miss("timeout.firewall-drop", "first_syn_only", firewall::first_syn_only).needs(CURL_NFT),

@@ -18,7 +18,14 @@ pub fn input(family: Family) -> Result<()> {
     let _server = servers::http(&net.server, family.server(8080))?;
     let report = net.netdiag_run(&curl(family.server(8080), PATIENCE))?;
     let diagnosis = report.exits(28)?.the_only("timeout.reply-dropped")?.certain()?.errno(None)?;
-    happened_in(diagnosis, &net.client)?.has("/firewall/hook", "input")?.has("/where/stage", "netfilter")?;
+    happened_in(diagnosis, &net.client)?
+        .has("/firewall/hook", "input")?
+        .has("/where/stage", "netfilter")?
+        .has("/firewall/family", family.nft())?
+        .has("/firewall/rule", DROP)?
+        .has("/firewall/exact", true)?
+        .mentions("/next_steps/0/command", "nft delete rule")?
+        .mentions("/next_steps/1/command", "ct state established,related accept")?;
     Ok(())
 }
 

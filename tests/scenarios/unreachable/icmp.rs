@@ -142,7 +142,8 @@ pub fn reject_rule(family: Family) -> Result<()> {
     let [code] = report.codes()[..] else { anyhow::bail!("expected one diagnosis\n{}", report.dump()) };
     let errno = if family == Family::V4 { "EHOSTUNREACH" } else { "EACCES" };
     let diagnosis = report.the_only(code)?.errno(Some(errno))?.has("/where/stage", "netfilter")?;
-    broke_in(diagnosis.has("/firewall/hook", "forward")?, &net.router)?;
+    let named = diagnosis.has("/firewall/chain", "forwarded")?.has("/firewall/exact", true)?;
+    broke_in(named.has("/firewall/hook", "forward")?, &net.router)?;
     Ok(())
 }
 

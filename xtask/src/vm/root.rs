@@ -21,6 +21,8 @@ const TOOLS: &[&str] = &[
     "ip6tables-legacy",
     "iptables-nft",
     "ip6tables-nft",
+    "iptables-nft-save",
+    "ip6tables-nft-save",
     "iptables",
     "ip6tables",
     "curl",

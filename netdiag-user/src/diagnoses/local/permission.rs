@@ -2,8 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::super::rule::{self, Allow};
 use super::super::words::{errno_name, host_port, in_netns};
-use super::super::{Confidence, Evidence, Finding, FirewallFact, Stage, Verdict, Where, WhereSide};
+use super::super::{Confidence, Evidence, Finding, Stage, Verdict, Where, WhereSide};
 use super::own_netns;
 use crate::enrich::routes::{RouteAnswer, RouteKind};
 use crate::probes::Call;
@@ -64,7 +65,7 @@ fn dropped(evidence: &Evidence, call: Call) -> Option<Finding> {
         })
         .filter(|(_, reason)| ["NETFILTER_DROP", "BPF_CGROUP_EGRESS"].contains(reason))
         .last()?;
-    let What::Dropped { symbol, hook, stack, place, .. } = what else { return None };
+    let What::Dropped { packet, symbol, hook, stack, place, rule, .. } = what else { return None };
     let prefix = in_netns(own_netns(evidence));
     let headline = format!("not permitted ({call}: EPERM)");
     let peer = host_port(connection.peer);
@@ -94,22 +95,30 @@ fn dropped(evidence: &Evidence, call: Call) -> Option<Finding> {
         None
     };
     let at = hook.map(|hook| format!(" (hook {hook})")).unwrap_or_default();
-    Some(
-        Finding::new(
-            Confidence::Certain,
-            Where::new(WhereSide::Local, Stage::Netfilter).at(place).symbol(symbol.as_deref()),
-            headline,
-            format!("a local firewall drops the datagram to {peer}{at}"),
-        )
-        .explain(
-            "The datagram was made and then thrown away by netfilter on its way out of this machine. A UDP \
-             sender is told with EPERM, whereas a TCP connection would time out. Nothing was sent.",
-        )
-        .firewall(FirewallFact { engine: engine.map(str::to_owned), hook: *hook })
-        .next("look for the rule in the output and postrouting chains", format!("{prefix}nft list ruleset"))
-        .next("and where the older iptables is in use", format!("{prefix}iptables-save -c"))
-        .advise(format!("let datagrams to {peer} pass, before the rule that drops them")),
+    let rule = rule.as_deref();
+    let finding = Finding::new(
+        Confidence::Certain,
+        Where::new(WhereSide::Local, Stage::Netfilter).at(place).symbol(symbol.as_deref()),
+        headline,
+        format!("a local firewall drops the datagram to {peer}{at}"),
     )
+    .explain(
+        "The datagram was made and then thrown away by netfilter on its way out of this machine. A UDP \
+             sender is told with EPERM, whereas a TCP connection would time out. Nothing was sent."
+            .to_owned()
+            + &rule.map(|rule| format!(" {}", rule::sentence(rule))).unwrap_or_default(),
+    )
+    .firewall(rule::fact(engine.map(str::to_owned), *hook, rule));
+    Some(match rule {
+        Some(rule) => rule::steps(finding, &prefix, rule, Allow::Packet(&packet.tuple)),
+        None => finding
+            .next(
+                "look for the rule in the output and postrouting chains",
+                format!("{prefix}nft list ruleset"),
+            )
+            .next("and where the older iptables is in use", format!("{prefix}iptables-save -c"))
+            .advise(format!("let datagrams to {peer} pass, before the rule that drops them")),
+    })
 }
 
 fn is_broadcast(evidence: &Evidence) -> bool {

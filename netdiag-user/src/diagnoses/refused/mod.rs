@@ -1,13 +1,14 @@
 //! Symptom `refused`: the answer was no.
 
 mod backlog;
+mod firewall;
 mod listener;
 mod peer;
 #[cfg(test)]
 mod tests;
 
 use super::{Diagnosis, Evidence};
-use crate::probes::protocol;
+use crate::probes::{DropRule, protocol};
 use crate::track::{Side, What};
 
 pub const ALL: &[Diagnosis] = &[
@@ -36,6 +37,14 @@ pub const ALL: &[Diagnosis] = &[
         check: peer::no_listener,
     },
     Diagnosis {
+        code: "refused.firewall-reject",
+        title: "a firewall on this machine rejects it",
+        specificity: 85,
+        needs: &["inet_sock_set_state", "kfree_skb"],
+        page: include_str!("../pages/refused/firewall-reject.md"),
+        check: firewall::reject,
+    },
+    Diagnosis {
         code: "refused.backlog-overflow",
         title: "the accept queue is full and the listener resets new clients",
         specificity: 80,
@@ -62,16 +71,19 @@ fn refused_by_an_end(evidence: &Evidence) -> bool {
 }
 
 /// Whether a rule of this machine threw the request away after the last time that it met no socket: the
-/// answer was then the rule's (REJECT), which looks the same to the client.
+/// answer was then the rule's (REJECT), which looks the same to the client. A rule that is known to drop in silence
+/// did not answer.
 fn rejected(evidence: &Evidence) -> bool {
-    let last = |wanted: &str| {
+    let last = |pick: fn(&str, Option<&DropRule>) -> bool| {
         let of_request = evidence.find(move |what| match what {
-            What::Dropped { reason, outgoing: true, .. } => Some(reason.as_str()),
+            What::Dropped { reason, outgoing: true, rule, .. } => pick(reason, rule.as_deref()).then_some(()),
             _ => None,
         });
-        of_request.filter(|(_, reason)| *reason == wanted).map(|(time_ns, _)| time_ns).last()
+        of_request.map(|(time_ns, ())| time_ns).last()
     };
-    last("NETFILTER_DROP").is_some_and(|filter| last("NO_SOCKET").is_none_or(|socket| socket < filter))
+    let filter = last(|reason, rule| reason == "NETFILTER_DROP" && rule.is_none_or(|rule| rule.rejects));
+    let socket = last(|reason, _| reason == "NO_SOCKET");
+    filter.is_some_and(|filter| socket.is_none_or(|socket| socket < filter))
 }
 
 /// Whether a RST ended it.

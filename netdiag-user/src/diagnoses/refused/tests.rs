@@ -195,11 +195,19 @@ fn a_datagram_without_a_socket() {
 }
 
 #[test]
-fn a_local_rule_is_none_of_these() {
+fn a_local_rule_is_a_firewalls() {
     let rejected = Drop::syn("NETFILTER_DROP", "nft_do_chain");
-    refused().dropped(0, rejected.clone()).healthy("refused");
-    refused_here().dropped(1, rejected.clone().place(there())).healthy("refused");
-    refused().udp().dropped(0, rejected.clone()).healthy("refused");
+    let cases = [
+        refused().dropped(0, rejected.clone()),
+        refused_here().dropped(1, rejected.clone().place(there())),
+        refused().udp().dropped(0, rejected.clone()),
+    ];
+    for case in cases {
+        let others = ["refused.no-listener", "refused.bound-elsewhere", "refused.peer-no-listener"];
+        assert!(others.iter().all(|code| case.clone().asked(code) == Verdict::Healthy));
+        let (code, confidence, _) = best(case);
+        assert_eq!((code, confidence), ("refused.firewall-reject", Confidence::Likely));
+    }
     let (code, ..) =
         best(refused().peer_on_this_machine().listeners(&[]).dropped(0, rejected).dropped(1, no_socket()));
     assert_eq!(code, "refused.no-listener", "the rule was gone at the second try");

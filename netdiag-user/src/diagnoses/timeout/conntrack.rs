@@ -59,7 +59,7 @@ pub(super) fn conntrack_full(evidence: &Evidence) -> Verdict {
             hook_phrase(&drop)
         ),
     )
-    .firewall(FirewallFact { engine: None, hook: drop.hook })
+    .firewall(FirewallFact { engine: None, hook: drop.hook, rule: None })
     .explain(format!(
         "For stateful firewall rules and NAT the kernel remembers every connection in a table. The table{there} \
          has {count} entries of at most {max}, and without room for another the kernel drops {} in silence: no \

@@ -1,7 +1,7 @@
 //! Packets of the connection that this machine dropped.
 
 use super::{Evidence, Place, What, connecting, syn_acks, went_silent};
-use crate::probes::{Packet, TcpState};
+use crate::probes::{DropRule, Packet, TcpState};
 use crate::track::Hook;
 
 /// A packet that passes the firewall may take this long to be dropped further on, and a drop on the way out
@@ -18,6 +18,8 @@ pub(super) struct Drop<'a> {
     pub(super) symbol: Option<&'a str>,
     pub(super) hook: Option<Hook>,
     pub(super) place: &'a Place,
+    /// What the kernel named.
+    pub(super) rule: Option<&'a DropRule>,
 }
 
 impl Drop<'_> {
@@ -58,7 +60,7 @@ fn that_mattered<'a>(evidence: &'a Evidence, outgoing: bool) -> impl Iterator<It
     let silent = went_silent(evidence);
     let end = evidence.connection.end_ns;
     evidence.drops().filter_map(move |(time_ns, what)| {
-        let What::Dropped { packet, outgoing: out, reason, symbol, hook, place, .. } = what else {
+        let What::Dropped { packet, outgoing: out, reason, symbol, hook, place, rule, .. } = what else {
             return None;
         };
         let mattered = if connecting {
@@ -74,6 +76,7 @@ fn that_mattered<'a>(evidence: &'a Evidence, outgoing: bool) -> impl Iterator<It
             symbol: symbol.as_deref(),
             hook: *hook,
             place,
+            rule: rule.as_deref(),
         })
     })
 }
@@ -98,7 +101,17 @@ pub(super) fn last_drop<'a>(
     outgoing: bool,
     pick: impl Fn(&Drop<'a>) -> bool,
 ) -> Option<Drop<'a>> {
-    that_mattered(evidence, outgoing).filter(|drop| pick(drop)).last()
+    let mut last = that_mattered(evidence, outgoing).filter(|drop| pick(drop)).last()?;
+    if last.rule.is_none() {
+        // Of another copy, in the same place, the kernel may have said more.
+        let same = |drop: &Drop| {
+            (drop.symbol, drop.hook, drop.place.netns) == (last.symbol, last.hook, last.place.netns)
+        };
+        last.rule = that_mattered(evidence, outgoing)
+            .filter(|drop| pick(drop) && same(drop))
+            .find_map(|drop| drop.rule);
+    }
+    Some(last)
 }
 
 pub(super) fn accepted_answer(evidence: &Evidence) -> bool {

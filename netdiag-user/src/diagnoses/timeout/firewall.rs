@@ -1,6 +1,6 @@
 //! netfilter dropped what this machine sent.
 
-use super::super::FirewallFact;
+use super::super::rule::{self, Allow};
 use super::super::words::how_it_ended;
 use super::conntrack::{full_table, may_have_been_full};
 use super::dropped::{Drop, accepted_answer, ended_it, last_drop};
@@ -24,8 +24,22 @@ pub(super) fn hook_phrase(drop: &Drop) -> String {
     drop.hook.map_or_else(|| " (hook not known)".to_owned(), |hook| format!(" (hook {hook})"))
 }
 
+/// What to do about the rule; where it is not known, how to find it, and then to accept what `allow` and `advice` say.
+pub(super) fn mend(
+    finding: Finding,
+    evidence: &Evidence,
+    drop: &Drop,
+    allow: Allow<'_>,
+    advice: String,
+) -> Finding {
+    match drop.rule {
+        Some(rule) => rule::steps(finding, &enter(evidence, drop.place), rule, allow),
+        None => show_rules(finding, evidence, drop).advise(advice),
+    }
+}
+
 /// Commands that show the rules of the namespace where it happened.
-pub(super) fn show_rules(finding: Finding, evidence: &Evidence, drop: &Drop) -> Finding {
+fn show_rules(finding: Finding, evidence: &Evidence, drop: &Drop) -> Finding {
     let ns = enter(evidence, drop.place);
     let v6 = if evidence.connection.peer.is_ipv4() { "" } else { "6" };
     let pattern = match drop.hook {
@@ -66,6 +80,7 @@ pub(super) fn firewall_drop(evidence: &Evidence) -> Verdict {
     let there = where_phrase(evidence, drop.place);
     let whole = ended_it(evidence, &drop);
     let (engine, sentence) = engine(&drop);
+    let sentence = drop.rule.map_or_else(|| sentence.to_owned(), rule::sentence);
     let finding = Finding::new(
         match whole {
             true if may_have_been_full(evidence, &drop) => Confidence::Likely,
@@ -76,18 +91,19 @@ pub(super) fn firewall_drop(evidence: &Evidence) -> Verdict {
         how_it_ended(evidence),
         format!("a local firewall drops {}{there}{}", drop.what(), hook_phrase(&drop)),
     )
-    .firewall(FirewallFact { engine, hook: drop.hook })
+    .firewall(rule::fact(engine, drop.hook, drop.rule))
     .explain(format!(
         "The firewall of this machine{there} dropped {} for {peer} without an answer, so the application \
          could only wait. {sentence} The network and the service behind it may be fine.{}",
         drop.what(),
         if whole { "" } else { " A later copy was not seen to be dropped, so there may be a second cause." },
     ));
-    let finding = show_rules(finding, evidence, &drop).advise(format!(
+    let advice = format!(
         "accept TCP to {} port {} before the rule that drops, as narrowly as you can",
         peer.ip(),
         peer.port()
-    ));
+    );
+    let finding = mend(finding, evidence, &drop, Allow::Packet(&drop.packet.tuple), advice);
     if whole { finding } else { finding.or(&["timeout.no-reply"]) }.found()
 }
 
@@ -95,7 +111,7 @@ pub(super) fn firewall_drop(evidence: &Evidence) -> Verdict {
 mod tests {
     use super::super::super::testing::{self, ACK, Case, SYN, there};
     use super::*;
-    use crate::probes::TcpState;
+    use crate::probes::{DropRule, TcpState};
     use crate::track::Hook;
 
     fn nft() -> testing::Drop {
@@ -112,6 +128,28 @@ mod tests {
         assert_eq!((firewall.engine.as_deref(), firewall.hook), (Some("nftables"), Some(Hook::Output)));
         assert!(finding.explanation.contains("nftables (or iptables-nft"));
         assert_eq!((finding.place.side, finding.place.stage), (WhereSide::Local, Stage::Netfilter));
+    }
+
+    #[test]
+    fn a_rule_that_the_kernel_named_is_told_with_what_to_do() {
+        let named = DropRule {
+            family: "inet".into(),
+            table: "fw".into(),
+            chain: "c".into(),
+            handle: Some(12),
+            text: Some("tcp dport 8080 drop".into()),
+            ..DropRule::default()
+        };
+        let drop = nft().place(there()).rule(named.clone());
+        let (_, finding) = Case::connecting().syn_again(&[1000]).dropped(1000, drop).diagnosed();
+        assert_eq!(finding.firewall.unwrap().rule, Some(named));
+        assert!(
+            finding.explanation.contains("handle 12 in chain c of table inet fw"),
+            "{}",
+            finding.explanation
+        );
+        let first = finding.next_steps[0].command.as_deref().unwrap();
+        assert_eq!(first, "ip netns exec srv nft delete rule inet fw c handle 12");
     }
 
     #[test]

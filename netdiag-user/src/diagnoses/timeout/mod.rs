@@ -11,6 +11,7 @@ mod silence;
 
 use std::time::Duration;
 
+use super::words::enter;
 use super::{Confidence, Diagnosis, Evidence, Finding, Stage, Verdict, Where, WhereSide, words};
 use crate::probes::{TcpState, protocol};
 use crate::track::{End, Place, What};
@@ -195,20 +196,7 @@ fn where_phrase(evidence: &Evidence, place: &Place) -> String {
     words::netns_phrase(evidence, Some(place.netns).filter(|inode| *inode != 0), place.netns_name.as_deref())
 }
 
-/// What makes a shell command run in the namespace of `place`; empty where it is this connection's own and
-/// has no name.
-fn enter(evidence: &Evidence, place: &Place) -> String {
-    if place.netns_name.is_some() || place.netns == evidence.connection.netns {
-        return words::in_netns(place.netns_name.as_deref());
-    }
-    let inside = evidence.facts.listeners.iter().flatten().find(|l| l.netns == u64::from(place.netns));
-    inside
-        .and_then(|listener| listener.processes.first())
-        .map(|process| format!("nsenter -t {} -n ", process.pid))
-        .unwrap_or_default()
-}
-
-/// The same for this connection's own namespace.
+/// What makes a shell command run in this connection's own namespace.
 fn own_netns(evidence: &Evidence) -> String {
     words::in_netns(evidence.facts.netns.as_ref().and_then(|netns| netns.name.as_deref()))
 }

@@ -1,9 +1,9 @@
 //! The answer came back, and this machine dropped it.
 
-use super::super::FirewallFact;
+use super::super::rule::{self, Allow};
 use super::super::words::how_it_ended;
 use super::dropped::{Drop, last_drop};
-use super::firewall::{engine, hook_phrase, show_rules};
+use super::firewall::{engine, hook_phrase, mend};
 use super::{
     Confidence, Evidence, Finding, Stage, Verdict, Where, WhereSide, connecting, enter, syn_acks,
     where_phrase,
@@ -106,17 +106,14 @@ fn answer_dropped(evidence: &Evidence, drop: &Drop) -> Verdict {
          it. {meaning} The network and the peer are innocent.",
         evidence.connection.peer,
         drop.what(),
-    ));
+    ) + &drop.rule.map(|rule| format!(" {}", rule::sentence(rule))).unwrap_or_default());
     let ns = enter(evidence, drop.place);
     let peer = evidence.connection.peer;
     let interface = drop.place.interface.as_deref().filter(|name| !name.is_empty()).unwrap_or("any");
     if drop.by_netfilter() {
-        finding = show_rules(
-            finding.firewall(FirewallFact { engine: engine(drop).0, hook: drop.hook }),
-            evidence,
-            drop,
-        )
-        .advise("accept `ct state established,related` early in that chain");
+        finding = finding.firewall(rule::fact(engine(drop).0, drop.hook, drop.rule));
+        let advice = "accept `ct state established,related` early in that chain";
+        finding = mend(finding, evidence, drop, Allow::Answers, advice.to_owned());
     } else if drop.reason.ends_with("_CSUM") && interface != "any" {
         finding = finding.next(
             "switch receive checksum offloading off and try again",

@@ -3,10 +3,9 @@
 use std::net::IpAddr;
 
 use super::failure::{self, Failure};
-use crate::diagnoses::{
-    Confidence, Evidence, Finding, FirewallFact, Stage, Verdict, Where, WhereSide, words,
-};
-use crate::probes::protocol;
+use crate::diagnoses::rule::{self, Allow};
+use crate::diagnoses::{Confidence, Evidence, Finding, Stage, Verdict, Where, WhereSide, words};
+use crate::probes::{DropRule, Packet, protocol};
 use crate::track::{Hook, Place, What};
 
 /// An error and the drop that brought it lie no further apart.
@@ -52,8 +51,16 @@ struct Told<'a> {
     made: Option<&'a Place>,
     /// Where it arrived.
     arrived: Option<&'a Place>,
-    /// Hook of the firewall of this machine that rejected the packet.
-    firewall: Option<Option<Hook>>,
+    /// The firewall of this machine rejected the packet.
+    firewall: Option<Rejected<'a>>,
+}
+
+/// What is known of the firewall's drop.
+#[derive(Debug, Clone, Copy)]
+struct Rejected<'a> {
+    hook: Option<Hook>,
+    packet: &'a Packet,
+    rule: Option<&'a DropRule>,
 }
 
 pub(super) fn unreachable(evidence: &Evidence) -> Verdict {
@@ -142,12 +149,12 @@ fn dropped_before(evidence: &Evidence, arrived_ns: u64) -> Option<&Place> {
 }
 
 /// The firewall's drop that goes with a REJECT.
-fn rejected(evidence: &Evidence, made: &Place) -> Option<Option<Hook>> {
+fn rejected<'a>(evidence: &'a Evidence, made: &Place) -> Option<Rejected<'a>> {
     evidence.drops().find_map(|(_, what)| match what {
-        What::Dropped { reason, outgoing: true, hook, place, .. }
+        What::Dropped { packet, reason, outgoing: true, hook, place, rule, .. }
             if reason == "NETFILTER_DROP" && (place.netns == made.netns || made.netns == 0) =>
         {
-            Some(*hook)
+            Some(Rejected { hook: *hook, packet, rule: rule.as_deref() })
         }
         _ => None,
     })
@@ -218,17 +225,21 @@ fn on_this_machine(
         true => words::in_netns(place.netns_name.as_deref()),
         false => failure::own_prefix(evidence),
     };
-    if let Some(hook) = told.firewall {
+    if let Some(Rejected { hook, packet: rejected, rule }) = told.firewall {
         let hook_text = hook.map(|hook| format!(" (hook {hook})")).unwrap_or_default();
         let at = Where::new(WhereSide::Local, Stage::Netfilter).at(place);
         let cause = format!("a firewall{there} on this machine rejects it with {packet}{hook_text}");
-        return Finding::new(confidence, at, headline, cause)
+        let sentence = rule.map(|rule| format!(" {}", rule::sentence(rule))).unwrap_or_default();
+        let finding = Finding::new(confidence, at, headline, cause)
             .explain(format!(
                 "A firewall rule{there} on this machine rejected the packet to {peer} and answered with {packet}. The \
-                 message speaks of routes, but routing is fine."
+                 message speaks of routes, but routing is fine.{sentence}"
             ))
-            .next("find the rule", format!("{prefix}nft -a list ruleset"))
-            .firewall(FirewallFact { engine: None, hook });
+            .firewall(rule::fact(None, hook, rule));
+        return match rule {
+            Some(rule) => rule::steps(finding, &prefix, rule, Allow::Packet(&rejected.tuple)),
+            None => finding.next("find the rule", format!("{prefix}nft -a list ruleset")),
+        };
     }
     let family = words::family_flag(peer);
     let routing = failure::lookup_failed(

@@ -108,7 +108,7 @@ fn reply_dropped() -> Report {
         "timed out after 2 min 10 s",
         "the answer came back, and a local firewall drops it",
     )
-    .firewall(crate::diagnoses::FirewallFact { engine: None, hook: Some(Hook::Input) });
+    .firewall(crate::diagnoses::FirewallFact { engine: None, hook: Some(Hook::Input), rule: None });
     testing::report(&evidence, "timeout.reply-dropped", &finding)
 }
 

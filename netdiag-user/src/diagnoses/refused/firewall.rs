@@ -1,0 +1,134 @@
+//! A firewall of this machine said no.
+
+use super::super::rule::{self, Allow};
+use super::super::words::{enter, netns_phrase};
+use super::super::{Confidence, Evidence, Finding, Stage, Verdict, Where, WhereSide};
+use super::{rejected, request};
+use crate::probes::{DropRule, Packet};
+use crate::track::{Hook, Place, Side, What};
+
+/// The answer of a rule comes at once, also through some namespaces of this machine.
+const AT_ONCE_NS: u64 = 100_000_000;
+
+/// What was rejected, and where.
+struct Rejected<'a> {
+    packet: &'a Packet,
+    symbol: Option<&'a str>,
+    hook: Option<Hook>,
+    place: &'a Place,
+    rule: Option<&'a DropRule>,
+}
+
+/// The last request that the packet filter dropped, right before the refusal.
+fn last(evidence: &Evidence) -> Option<Rejected<'_>> {
+    let end = evidence.connection.end_ns;
+    let drops = evidence.drops().filter(|(time_ns, _)| (*time_ns..=*time_ns + AT_ONCE_NS).contains(&end));
+    let of_filter = drops.filter_map(|(_, what)| match what {
+        What::Dropped { packet, outgoing: true, reason, symbol, hook, place, rule, .. }
+            if reason == "NETFILTER_DROP" =>
+        {
+            Some(Rejected { packet, symbol: symbol.as_deref(), hook: *hook, place, rule: rule.as_deref() })
+        }
+        _ => None,
+    });
+    of_filter.last()
+}
+
+/// ECONNREFUSED right after netfilter of this machine dropped the request: whoever drops in silence does not answer.
+pub fn reject(evidence: &Evidence) -> Verdict {
+    let connection = &evidence.connection;
+    let refused = connection.errno == Some(libc::ECONNREFUSED) && connection.side == Side::Outbound;
+    if !refused || !rejected(evidence) {
+        return Verdict::Healthy;
+    }
+    let Some(drop) = last(evidence) else { return Verdict::Healthy };
+    let netns = Some(drop.place.netns).filter(|inode| *inode != 0);
+    let there = netns_phrase(evidence, netns, drop.place.netns_name.as_deref());
+    let hook = drop.hook.map(|hook| format!(" (hook {hook})")).unwrap_or_default();
+    let what = request(evidence);
+    let peer = connection.peer;
+    let sentence = drop.rule.map(|rule| format!(" {}", rule::sentence(rule))).unwrap_or_default();
+    let engine = drop.symbol.is_some_and(|symbol| symbol == "nft_do_chain").then(|| "nftables".to_owned());
+    let finding = Finding::new(
+        if drop.rule.is_some() { Confidence::Certain } else { Confidence::Likely },
+        Where::new(WhereSide::Local, Stage::Netfilter).at(drop.place).symbol(drop.symbol),
+        "refused",
+        format!("a local firewall rejects the {what}{there}{hook}"),
+    )
+    .firewall(rule::fact(engine, drop.hook, drop.rule))
+    .explain(format!(
+        "The firewall of this machine{there} threw the {what} for {peer} away and answered in the peer's place, so that \
+         the application is told at once. To the application it looks as if nothing listened there.{sentence} The \
+         network and the service may be fine."
+    ));
+    let ns = enter(evidence, drop.place);
+    match drop.rule {
+        Some(rule) => rule::steps(finding, &ns, rule, Allow::Packet(&drop.packet.tuple)),
+        None => find_rule(finding, &ns)
+            .advise(format!("accept {peer} before the rule that rejects, as narrowly as you can")),
+    }
+    .found()
+}
+
+fn find_rule(finding: Finding, ns: &str) -> Finding {
+    finding
+        .next(
+            "find the rule: those of nftables that reject",
+            format!("{ns}nft -a list ruleset | grep -n reject"),
+        )
+        .next("and those of iptables", format!("{ns}iptables-save -c | grep REJECT"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{self, Case, there};
+    use super::*;
+    use crate::probes::Engine;
+
+    fn rule(rejects: bool) -> DropRule {
+        DropRule {
+            family: "inet".into(),
+            table: "fw".into(),
+            chain: "c".into(),
+            handle: Some(4),
+            rejects,
+            text: Some("reject".into()),
+            engine: Engine::Nftables,
+            ..DropRule::default()
+        }
+    }
+
+    fn dropped() -> testing::Drop {
+        testing::Drop::syn("NETFILTER_DROP", "nft_do_chain").hook(Hook::Input).place(there())
+    }
+
+    fn refused() -> Case {
+        Case::connecting().errno(libc::ECONNREFUSED).lasted(1)
+    }
+
+    #[test]
+    fn a_rule_that_rejects_is_certain() {
+        let (code, finding) = refused().dropped(0, dropped().rule(rule(true))).diagnosed();
+        assert_eq!((code, finding.confidence), ("refused.firewall-reject", Confidence::Certain));
+        assert_eq!(finding.cause, "a local firewall rejects the SYN in network namespace srv (hook input)");
+        assert_eq!(finding.firewall.unwrap().rule, Some(rule(true)));
+        let command = finding.next_steps[0].command.as_deref().unwrap();
+        assert_eq!(command, "ip netns exec srv nft delete rule inet fw c handle 4");
+    }
+
+    #[test]
+    fn a_rule_that_is_not_known_is_likely() {
+        let (code, finding) = refused().dropped(0, dropped()).diagnosed();
+        assert_eq!((code, finding.confidence), ("refused.firewall-reject", Confidence::Likely));
+    }
+
+    #[test]
+    fn a_silent_rule_and_an_earlier_drop_are_not_it() {
+        let silent = refused().dropped(0, dropped().rule(rule(false)));
+        assert_eq!(silent.asked("refused.firewall-reject"), Verdict::Healthy);
+        let earlier = refused().lasted(1050).syn_again(&[1000]).dropped(0, dropped());
+        assert_eq!(earlier.asked("refused.firewall-reject"), Verdict::Healthy);
+        let in_time = Case::connecting().dropped(0, dropped().rule(rule(true)));
+        assert_eq!(in_time.asked("refused.firewall-reject"), Verdict::Healthy);
+    }
+}

@@ -1,0 +1,249 @@
+//! What to say of a firewall's rule that is known, and what to do about it.
+
+use super::{Finding, FirewallFact};
+use crate::probes::{DropRule, Engine, Tuple};
+use crate::track::Hook;
+
+/// What should pass the rule.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Allow<'a> {
+    /// This packet, by protocol and where it goes.
+    Packet(&'a Tuple),
+    /// Answers to what this side began.
+    Answers,
+}
+
+/// The fact for the finding. `engine` is what the drop's place says, where no rule is known.
+pub(super) fn fact(engine: Option<String>, hook: Option<Hook>, rule: Option<&DropRule>) -> FirewallFact {
+    let by_rule = rule.map(|rule| match rule.engine {
+        Engine::Nftables => "nftables".to_owned(),
+        Engine::Iptables => "iptables".to_owned(),
+    });
+    FirewallFact { engine: by_rule.or(engine), hook, rule: rule.cloned() }
+}
+
+/// A sentence that names it.
+pub(super) fn sentence(rule: &DropRule) -> String {
+    let DropRule { family, table, chain, .. } = rule;
+    let place = match rule.engine {
+        Engine::Nftables => format!("chain {chain} of table {family} {table}"),
+        Engine::Iptables => format!("chain {chain} of {}'s table {table}", command(rule)),
+    };
+    let Some(handle) = rule.handle else {
+        return format!("No rule of {place} accepted it, and the chain's policy is to drop.");
+    };
+    let words = rule.text.as_ref().map(|text| format!(": `{text}`")).unwrap_or_default();
+    let removed = if rule.gone { " It has been removed or replaced since." } else { "" };
+    match rule.number {
+        Some(number) => format!("It is rule {number} of {place} (handle {handle}){words}.{removed}"),
+        None => format!("It is the rule with handle {handle} in {place}{words}.{removed}"),
+    }
+}
+
+/// The iptables that nftables runs.
+fn command(rule: &DropRule) -> &'static str {
+    if rule.family == "ip6" { "ip6tables-nft" } else { "iptables-nft" }
+}
+
+/// What may be done about it; `ns` makes a command run in its namespace.
+pub(super) fn steps(finding: Finding, ns: &str, rule: &DropRule, allow: Allow<'_>) -> Finding {
+    match rule.engine {
+        Engine::Nftables => by_nft(finding, ns, rule, allow),
+        Engine::Iptables => by_iptables(finding, ns, rule, allow),
+    }
+}
+
+fn by_nft(finding: Finding, ns: &str, rule: &DropRule, allow: Allow<'_>) -> Finding {
+    let chain = format!("{} {} {}", rule.family, quoted(&rule.table), quoted(&rule.chain));
+    let list = format!("{ns}nft -a list chain {chain}");
+    if rule.gone {
+        return finding.next("that rule is gone: see what is there now, and try again", list);
+    }
+    let accept = format!("{} accept", expression(allow));
+    match rule.handle {
+        Some(handle) => finding
+            .next("if the rule is wrong, delete it", format!("{ns}nft delete rule {chain} handle {handle}"))
+            .next(
+                "or put an accept before it, as narrow as this",
+                format!("{ns}nft insert rule {chain} handle {handle} {accept}"),
+            )
+            .next("see it among its neighbours", list),
+        None => finding
+            .next("accept it, as narrowly as this", format!("{ns}nft add rule {chain} {accept}"))
+            .next("see the chain and its policy", list),
+    }
+}
+
+fn by_iptables(finding: Finding, ns: &str, rule: &DropRule, allow: Allow<'_>) -> Finding {
+    let (table, chain) = (quoted(&rule.table), quoted(&rule.chain));
+    let run = format!("{ns}{} -t {table}", command(rule));
+    let list = format!("{run} -nvL {chain} --line-numbers");
+    if rule.gone {
+        return finding.next("that rule is gone: see what is there now, and try again", list);
+    }
+    let accept = format!("{} -j ACCEPT", matches(allow));
+    let finding = match (rule.handle, rule.number) {
+        (None, _) => finding.next("accept it, as narrowly as this", format!("{run} -A {chain} {accept}")),
+        (Some(handle), None) => finding.next(
+            "if the rule is wrong, delete it",
+            format!("{ns}nft delete rule {} {table} {chain} handle {handle}", rule.family),
+        ),
+        (Some(_), Some(number)) => {
+            let spec =
+                rule.text.as_deref().and_then(|text| text.strip_prefix("-A ")).filter(|text| is_plain(text));
+            let which = spec.map_or_else(|| format!("{chain} {number}"), str::to_owned);
+            finding.next("if the rule is wrong, delete it", format!("{run} -D {which}")).next(
+                "or put an accept before it, as narrow as this",
+                format!("{run} -I {chain} {number} {accept}"),
+            )
+        }
+    };
+    finding.next("see it among its neighbours", list)
+}
+
+/// In nft's words.
+fn expression(allow: Allow<'_>) -> String {
+    let Allow::Packet(tuple) = allow else { return "ct state established,related".into() };
+    let to = tuple.destination;
+    let family = if to.is_ipv4() { "ip" } else { "ip6" };
+    match protocol(tuple) {
+        Some(protocol) => format!("{family} daddr {} {protocol} dport {}", to.ip(), to.port()),
+        None => format!("{family} daddr {}", to.ip()),
+    }
+}
+
+/// In iptables' words.
+fn matches(allow: Allow<'_>) -> String {
+    let Allow::Packet(tuple) = allow else { return "-m conntrack --ctstate ESTABLISHED,RELATED".into() };
+    let to = tuple.destination;
+    match protocol(tuple) {
+        Some(protocol) => format!("-d {} -p {protocol} --dport {}", to.ip(), to.port()),
+        None => format!("-d {}", to.ip()),
+    }
+}
+
+fn protocol(tuple: &Tuple) -> Option<&'static str> {
+    use crate::probes::protocol::{TCP, UDP};
+    match tuple.protocol {
+        TCP => Some("tcp"),
+        UDP => Some("udp"),
+        _ => None,
+    }
+}
+
+/// Whether a shell takes it for words and nothing else: names and rules are somebody else's.
+fn is_plain(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || " _-./,:!=+%@".contains(c))
+}
+
+/// For a shell, and within it for nft, which takes quotes too.
+fn quoted(name: &str) -> String {
+    if is_plain(name) && !name.contains([' ', '!']) {
+        return name.to_owned();
+    }
+    format!("'{}'", name.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Confidence, Stage, Where, WhereSide};
+    use super::*;
+
+    fn rule() -> DropRule {
+        DropRule {
+            family: "inet".into(),
+            table: "fw".into(),
+            chain: "c".into(),
+            handle: Some(12),
+            text: Some("tcp dport 8080 drop".into()),
+            ..DropRule::default()
+        }
+    }
+
+    fn xtables(text: &str) -> DropRule {
+        DropRule {
+            engine: Engine::Iptables,
+            family: "ip6".into(),
+            table: "filter".into(),
+            chain: "OUTPUT".into(),
+            handle: Some(7),
+            number: Some(3),
+            text: Some(text.into()),
+            ..DropRule::default()
+        }
+    }
+
+    fn commands(ns: &str, rule: &DropRule, allow: Allow<'_>) -> Vec<String> {
+        let finding = Finding::new(
+            Confidence::Certain,
+            Where::new(WhereSide::Local, Stage::Netfilter),
+            "it failed",
+            "a rule",
+        );
+        steps(finding, ns, rule, allow).next_steps.into_iter().filter_map(|step| step.command).collect()
+    }
+
+    fn tuple() -> Tuple {
+        Tuple {
+            protocol: 6,
+            source: "10.0.1.2:40000".parse().unwrap(),
+            destination: "10.0.2.2:8080".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_rule_can_be_deleted_or_preceded_where_it_is() {
+        assert_eq!(
+            commands("ip netns exec web ", &rule(), Allow::Packet(&tuple())),
+            [
+                "ip netns exec web nft delete rule inet fw c handle 12",
+                "ip netns exec web nft insert rule inet fw c handle 12 ip daddr 10.0.2.2 tcp dport 8080 accept",
+                "ip netns exec web nft -a list chain inet fw c",
+            ]
+        );
+        let says = sentence(&rule());
+        assert_eq!(says, "It is the rule with handle 12 in chain c of table inet fw: `tcp dport 8080 drop`.");
+    }
+
+    #[test]
+    fn a_policy_has_nothing_to_delete() {
+        let policy = DropRule { handle: None, text: None, ..rule() };
+        assert_eq!(
+            commands("", &policy, Allow::Answers),
+            ["nft add rule inet fw c ct state established,related accept", "nft -a list chain inet fw c"]
+        );
+        assert!(sentence(&policy).contains("policy is to drop"));
+    }
+
+    #[test]
+    fn a_rule_that_is_gone_is_not_to_be_deleted() {
+        let gone = DropRule { gone: true, ..rule() };
+        assert_eq!(commands("", &gone, Allow::Answers), ["nft -a list chain inet fw c"]);
+        assert!(sentence(&gone).ends_with("removed or replaced since."));
+    }
+
+    #[test]
+    fn iptables_is_told_in_its_own_words() {
+        let plain = xtables("-A OUTPUT -p tcp --dport 8080 -j DROP");
+        assert_eq!(
+            commands("", &plain, Allow::Packet(&tuple())),
+            [
+                "ip6tables-nft -t filter -D OUTPUT -p tcp --dport 8080 -j DROP",
+                "ip6tables-nft -t filter -I OUTPUT 3 -d 10.0.2.2 -p tcp --dport 8080 -j ACCEPT",
+                "ip6tables-nft -t filter -nvL OUTPUT --line-numbers",
+            ]
+        );
+        assert!(
+            sentence(&plain)
+                .starts_with("It is rule 3 of chain OUTPUT of ip6tables-nft's table filter (handle 7)")
+        );
+    }
+
+    #[test]
+    fn what_others_named_is_no_shell_code() {
+        let comment = xtables("-A OUTPUT -m comment --comment \"$(reboot)\" -j DROP");
+        assert_eq!(commands("", &comment, Allow::Answers)[0], "ip6tables-nft -t filter -D OUTPUT 3");
+        let table = DropRule { table: "a;b'c".into(), ..rule() };
+        assert_eq!(commands("", &table, Allow::Answers)[0], "nft delete rule inet 'a;b'\\''c' c handle 12");
+    }
+}
