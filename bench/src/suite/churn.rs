@@ -145,6 +145,8 @@ mod tests {
     #[test]
     fn the_reason_is_given_only_where_it_is_one() {
         assert!(why(2.0, 50_000.0).is_none());
-        assert!(why(54.0, 50_000.0).is_some_and(|text| text.contains("54 ns each") && text.contains("1.0 %")));
+        assert!(
+            why(54.0, 50_000.0).is_some_and(|text| text.contains("54 ns each") && text.contains("1.0 %"))
+        );
     }
 }
