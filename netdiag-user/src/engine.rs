@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
+use std::rc::Rc;
 
 use aya::maps::{MapData, RingBuf};
 use nix::time::{ClockId, clock_gettime};
@@ -378,11 +379,15 @@ impl Engine {
     /// `None` for a connection that nobody asked about: the search for facts is for the others.
     fn explain(&mut self, finished: Finished) -> Option<Explained> {
         let Finished { mut connection, sock, timeline, left_out, other_end } = finished;
-        self.complete(&mut connection);
+        if connection.owner.is_none() {
+            self.complete(Rc::make_mut(&mut connection));
+        }
         if !self.is_wanted(&connection) {
             self.samples.remove(&sock);
             return None;
         }
+        let connection = Rc::unwrap_or_clone(connection);
+        let other_end = other_end.map(|other| Box::new(Rc::unwrap_or_clone(other)));
         let mut samples = self.samples.remove(&sock).unwrap_or_default();
         if !samples.is_empty() {
             samples.extend(queues::sample(connection.peer, connection.netns, now_ns()));
@@ -427,9 +432,6 @@ impl Engine {
 
     /// Owner and side of a connection whose beginning was not seen, from its socket or its listener.
     fn complete(&mut self, connection: &mut Connection) {
-        if connection.owner.is_some() {
-            return;
-        }
         // `run` wants only what its own processes hold, and these it can look at one by one.
         let among = self.follows.then(|| self.session.followed_in(connection.netns));
         if among.as_ref().is_some_and(Vec::is_empty) {

@@ -57,6 +57,9 @@ pub struct Row {
     pub verdict: Verdict,
     /// The numbers behind it.
     pub values: Value,
+    /// Sentences for below the table.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 impl Row {
@@ -75,6 +78,7 @@ impl Row {
             result: result.into(),
             verdict: Verdict::of(pass),
             values: Value::Null,
+            note: None,
         }
     }
 
@@ -87,6 +91,7 @@ impl Row {
             result: result.into(),
             verdict: Verdict::Shown,
             values: Value::Null,
+            note: None,
         }
     }
 

@@ -26,6 +26,9 @@ pub fn page(machine: &Machine, benchmarks: &[&Benchmark], rows: &[Row]) -> Strin
                 verdict
             );
         }
+        for note in own.iter().filter_map(|row| row.note.as_deref()) {
+            let _ = write!(text, "\n{note}\n");
+        }
     }
     text.push_str(NOISE);
     text

@@ -77,7 +77,8 @@ pub const BENCHMARKS: &[Benchmark] = &[
         name: "replay",
         title: "Records in user space",
         means: "Records of connections that fail in five ways are kept as bytes and replayed through the decoder \
-                and the tracker, on one core, without the kernel.",
+                and the tracker, on one core, without the kernel. A second is one of this program's CPU time: what else \
+                the machine does is not counted.",
         seconds: replay::seconds,
         run: replay::run,
     },

@@ -12,6 +12,7 @@ use serde_json::json;
 use super::recording::{Recording, shift, time_of};
 use super::{drop_at_input, fresh_namespace};
 use crate::context::{Context, go_on, tell};
+use crate::load::cpu_seconds;
 use crate::report::Row;
 use crate::stats::{Spread, thousands};
 
@@ -105,11 +106,11 @@ fn spread_text(spread: &Spread) -> String {
 
 /// Records a second, and how many of each kind there are.
 fn decode(records: &[Vec<u8>]) -> Result<(BTreeMap<&'static str, u64>, f64)> {
-    let start = Instant::now();
+    let start = cpu_seconds()?;
     for record in records {
         std::hint::black_box(probes::decode(record)?);
     }
-    let rate = records.len() as f64 / start.elapsed().as_secs_f64();
+    let rate = records.len() as f64 / (cpu_seconds()? - start);
     let mut kinds = BTreeMap::new();
     for record in records {
         *kinds.entry(name(&probes::decode(record)?)).or_default() += 1;
@@ -135,7 +136,7 @@ fn name(event: &Event) -> &'static str {
 
 /// How many connections were finished, and records a second.
 fn track(records: &[Vec<u8>], tracker: &mut Tracker) -> Result<(usize, f64)> {
-    let start = Instant::now();
+    let start = cpu_seconds()?;
     let mut finished = 0;
     for batch in records.chunks(BATCH) {
         for record in batch {
@@ -145,7 +146,7 @@ fn track(records: &[Vec<u8>], tracker: &mut Tracker) -> Result<(usize, f64)> {
         finished += finish(tracker, now);
     }
     finished += finish(tracker, u64::MAX);
-    Ok((finished, records.len() as f64 / start.elapsed().as_secs_f64()))
+    Ok((finished, records.len() as f64 / (cpu_seconds()? - start)))
 }
 
 /// Finishes what is due, as the engine does.
@@ -157,9 +158,9 @@ fn finish(tracker: &mut Tracker, now_ns: u64) -> usize {
 fn one_by_one(records: &[Vec<u8>], reasons: &Reasons) -> Result<f64> {
     let mut tracker = Tracker::new(Limits::default(), reasons.clone());
     let part = &records[..records.len().min(BATCH * 4)];
-    let start = Instant::now();
+    let start = cpu_seconds()?;
     for record in part {
         tracker.add(probes::decode(record)?);
     }
-    Ok(part.len() as f64 / start.elapsed().as_secs_f64())
+    Ok(part.len() as f64 / (cpu_seconds()? - start))
 }

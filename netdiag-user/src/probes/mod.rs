@@ -133,34 +133,46 @@ plain!(
     OverflowRecord
 );
 
-fn read<T: Plain>(kind: u16, bytes: &[u8]) -> Result<T, DecodeError> {
+/// Decodes a record where it lies, as long as it is aligned, as all in the ring buffer are.
+fn read<T: Plain, R>(
+    kind: u16,
+    bytes: &[u8],
+    decode: impl FnOnce(&T) -> Result<R, DecodeError>,
+) -> Result<R, DecodeError> {
     if bytes.len() != size_of::<T>() {
         return Err(DecodeError::Length { kind, found: bytes.len(), expected: size_of::<T>() });
     }
-    // SAFETY: the length is checked, T is Plain, and the read does not ask for alignment.
-    Ok(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+    let pointer = bytes.as_ptr().cast::<T>();
+    let copy;
+    decode(if pointer.is_aligned() {
+        // SAFETY: length and alignment are checked, T is Plain, and `bytes` outlives the reference.
+        unsafe { &*pointer }
+    } else {
+        // SAFETY: as above, and this read does not ask for alignment.
+        copy = unsafe { pointer.read_unaligned() };
+        &copy
+    })
 }
 
 /// Decodes one item of the ring buffer.
 pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
     let head = bytes.get(..size_of::<Header>()).ok_or(DecodeError::Short(bytes.len()))?;
-    let header: Header = read(0, head)?;
-    let k = header.kind;
+    let k = read(0, head, |header: &Header| Ok(header.kind))?;
     Ok(match k {
-        kind::CONNECTION => Event::Connection(Box::new(socket::decode(&read(k, bytes)?)?)),
-        kind::SUSPECT => Event::Suspect(retransmit::decode(&read(k, bytes)?)?),
-        kind::DROP => Event::Drop(Box::new(drop::decode(&read(k, bytes)?)?)),
-        kind::DROP_WITH_FRAMES => Event::Drop(Box::new(drop::decode_frames(&read(k, bytes)?)?)),
-        kind::RESULT => Event::CallFailed(result::decode(&read(k, bytes)?)?),
-        kind::ROUTE => Event::RouteFailed(route::decode(&read(k, bytes)?)?),
-        kind::NEIGHBOUR => Event::NeighbourFailed(neighbour::decode(&read(k, bytes)?)?),
-        kind::ICMP_SENT => Event::IcmpSent(icmp::decode(&read(k, bytes)?)?),
-        kind::RESET_SENT => Event::ResetSent(reset::decode(&read(k, bytes)?)?),
-        kind::WIRE => Event::Wire(wire::decode(&read(k, bytes)?)?),
-        kind::ERROR => Event::SocketError(error::decode(&read(k, bytes)?)?),
-        kind::SYN_ACK_AGAIN => Event::SynAckAgain(retransmit::decode_syn_ack(&read(k, bytes)?)?),
-        kind::OVERFLOW => Event::ListenOverflow(overflow::decode(&read(k, bytes)?)?),
-        kind::EXEC => Event::Exec(process::decode(&read(k, bytes)?)),
+        kind::CONNECTION => Event::Connection(Box::new(read(k, bytes, socket::decode)?)),
+        kind::SUSPECT => Event::Suspect(read(k, bytes, retransmit::decode)?),
+        kind::DROP => Event::Drop(Box::new(read(k, bytes, drop::decode)?)),
+        kind::DROP_WITH_FRAMES => Event::Drop(Box::new(read(k, bytes, drop::decode_frames)?)),
+        kind::RESULT => Event::CallFailed(read(k, bytes, result::decode)?),
+        kind::ROUTE => Event::RouteFailed(read(k, bytes, route::decode)?),
+        kind::NEIGHBOUR => Event::NeighbourFailed(read(k, bytes, neighbour::decode)?),
+        kind::ICMP_SENT => Event::IcmpSent(read(k, bytes, icmp::decode)?),
+        kind::RESET_SENT => Event::ResetSent(read(k, bytes, reset::decode)?),
+        kind::WIRE => Event::Wire(read(k, bytes, wire::decode)?),
+        kind::ERROR => Event::SocketError(read(k, bytes, error::decode)?),
+        kind::SYN_ACK_AGAIN => Event::SynAckAgain(read(k, bytes, retransmit::decode_syn_ack)?),
+        kind::OVERFLOW => Event::ListenOverflow(read(k, bytes, overflow::decode)?),
+        kind::EXEC => Event::Exec(read(k, bytes, |raw| Ok(process::decode(raw)))?),
         other => return Err(DecodeError::Kind(other)),
     })
 }
@@ -168,7 +180,8 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
 /// Text from a NUL-padded field of the kernel.
 fn text(bytes: &[u8]) -> SmolStr {
     let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
-    String::from_utf8_lossy(&bytes[..end]).into()
+    let bytes = &bytes[..end];
+    std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes).into(), SmolStr::new)
 }
 
 fn owner(raw: &records::Owner) -> Option<Owner> {

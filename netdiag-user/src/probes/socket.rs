@@ -160,10 +160,10 @@ pub(super) fn decode(raw: &ConnectionRecord) -> Result<ConnectionEnd, DecodeErro
     let has = |flag: u32| raw.flags & flag != 0;
     let errno = |value: u32| (value != 0).then_some(value as i32);
     let count = (raw.timeline.count as usize).min(STEPS);
-    let steps = raw.timeline.steps[..count]
-        .iter()
-        .map(|s| decode_step(raw.timeline.start_ns, s))
-        .collect::<Result<_, _>>()?;
+    let mut steps = Vec::with_capacity(count);
+    for step in &raw.timeline.steps[..count] {
+        steps.push(decode_step(raw.timeline.start_ns, step)?);
+    }
     Ok(ConnectionEnd {
         time_ns: raw.header.time_ns,
         start_ns: raw.start_ns,

@@ -70,7 +70,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub(super) fn ended(end: &ConnectionEnd, reasons: &Reasons) -> Self {
+    /// Takes what is large out of the record.
+    pub(super) fn ended(end: &mut ConnectionEnd, reasons: &Reasons) -> Self {
         let orphaned = reasons.is_orphaned(end.sk_flags);
         Self {
             protocol: end.tuple.protocol,
@@ -79,7 +80,7 @@ impl Connection {
             peer: end.tuple.destination,
             netns: end.netns,
             cookie: end.cookie,
-            owner: end.owner.clone(),
+            owner: end.owner.take(),
             start_ns: end.start_ns,
             end_ns: end.time_ns,
             from_start: end.from_start,
@@ -92,8 +93,8 @@ impl Connection {
             linger: reasons.has_linger(end.sk_flags),
             keepalive: reasons.has_keepalive(end.sk_flags),
             orphaned,
-            tcp: end.tcp.clone(),
-            closer: end.closer.clone(),
+            tcp: std::mem::take(&mut end.tcp),
+            closer: end.closer.take(),
             lost_steps: end.lost_steps,
         }
     }

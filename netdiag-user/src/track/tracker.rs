@@ -42,14 +42,15 @@ impl Default for Limits {
 /// What a finished connection comes with.
 #[derive(Debug)]
 pub struct Finished {
-    pub connection: Connection,
+    /// Shared with what is remembered of ended connections.
+    pub connection: Rc<Connection>,
     /// Identity of its socket, to find what was sampled for it.
     pub sock: u64,
     pub timeline: Vec<Moment>,
     /// Events like those of the timeline that were left out, as there were so many.
     pub left_out: u64,
     /// The end at the peer, if it ended on this machine too.
-    pub other_end: Option<Box<Connection>>,
+    pub other_end: Option<Rc<Connection>>,
 }
 
 /// Connections whose grace is over, to be finished one by one: see [`Tracker::finish`].
@@ -178,8 +179,7 @@ impl Tracker {
     }
 
     fn finished(&self, pending: Pending, due: &mut Due) -> Finished {
-        let Pending { connection, flow, sock, steps, call, error_taken, .. } = pending;
-        let mut connection = Rc::unwrap_or_clone(connection);
+        let Pending { mut connection, flow, sock, steps, call, error_taken, .. } = pending;
         let belongs = Belongs::new(&connection, sock);
         let Due { names, numbers, .. } = due;
         let (events, left_out) = belongs.select(flow, &self.window, &self.teller.reasons, numbers);
@@ -196,13 +196,16 @@ impl Tracker {
         // What led to a failed call came before it, and an ICMP error comes for a datagram sent earlier.
         if let (Some(first), End::CallFailed { .. } | End::SocketError) = (timeline.first(), &connection.end)
         {
-            connection.start_ns = connection.start_ns.min(first.time_ns);
+            let start_ns = connection.start_ns.min(first.time_ns);
+            Rc::make_mut(&mut connection).start_ns = start_ns;
         }
-        if error_taken && connection.errno.is_none() {
-            connection.errno = errno_of(&connection, &timeline);
+        if error_taken
+            && connection.errno.is_none()
+            && let Some(errno) = errno_of(&connection, &timeline)
+        {
+            Rc::make_mut(&mut connection).errno = Some(errno);
         }
-        let other_end =
-            other_end(&connection, flow, &self.ended).map(|other| Box::new(Connection::clone(other)));
+        let other_end = other_end(&connection, flow, &self.ended).map(Rc::clone);
         Finished { connection, sock, timeline, left_out, other_end }
     }
 }
