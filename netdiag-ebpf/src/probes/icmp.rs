@@ -31,7 +31,9 @@ pub fn fentry_icmp_unreach(ctx: FEntryContext) -> i32 {
 
 #[kprobe]
 pub fn kprobe_icmp_unreach(ctx: ProbeContext) -> u32 {
-    ctx.arg(0).map(received);
+    if let Some(packet_skb) = ctx.arg(0) {
+        received(packet_skb);
+    }
     0
 }
 
@@ -43,7 +45,9 @@ pub fn fentry_icmpv6_notify(ctx: FEntryContext) -> i32 {
 
 #[kprobe]
 pub fn kprobe_icmpv6_notify(ctx: ProbeContext) -> u32 {
-    ctx.arg(0).map(received);
+    if let Some(packet_skb) = ctx.arg(0) {
+        received(packet_skb);
+    }
     0
 }
 

@@ -241,7 +241,7 @@ fn notes(report: &Report) -> Vec<String> {
     if coverage.lost_steps > 0 {
         notes.push(format!("{} more steps of this connection were not kept", coverage.lost_steps));
     }
-    if !coverage.missing.is_empty() {
+    if !coverage.missing.is_empty() && report.confidence != Confidence::Certain {
         notes.push(format!(
             "not possible on this kernel, and could have told more: {}",
             coverage.missing.join(", ")

@@ -78,12 +78,17 @@ impl Btf {
         self.ids(&format!("btf_trace_{name}"), Kind::Typedef).into_iter().min()
     }
 
-    /// The id of a function, by which a program is attached to it; `None` also where several have the name.
+    /// The id of a function, by which a program is attached to it. Of several the first, if all take the same types: a
+    /// system call has a weak twin in kernel/sys_ni.c that calls its argument otherwise. `None` if they differ.
     pub fn func_id(&self, name: &str) -> Option<u32> {
-        match self.ids(name, Kind::Func).as_slice() {
-            [only] => Some(*only),
-            _ => None,
-        }
+        let types = |id: &u32| -> Option<Vec<String>> {
+            let proto = self.type_by_id(self.type_by_id(*id).ok()?.size_or_type).ok()?;
+            Some(self.params(proto).ok()?.into_iter().map(|param| param.type_name).collect())
+        };
+        let ids = self.ids(name, Kind::Func);
+        let first = types(ids.first()?)?;
+        let alike = ids.iter().all(|id| types(id).as_ref() == Some(&first));
+        if alike { ids.into_iter().min() } else { None }
     }
 
     fn ids(&self, name: &str, kind: Kind) -> Vec<u32> {

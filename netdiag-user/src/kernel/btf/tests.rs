@@ -236,6 +236,8 @@ fn twins_answer_only_together() {
     assert!(matches!(btf.field("twin.none"), Err(BtfError::NotFound { .. })));
     assert!(matches!(btf.size_of("twin"), Err(BtfError::Ambiguous { .. })));
     assert!(matches!(btf.func_params("overloaded"), Err(BtfError::Ambiguous { .. })));
+    assert_eq!(btf.func_id("overloaded"), None);
+    assert!(btf.func_id("types").is_some());
 }
 
 #[test]

@@ -1,0 +1,160 @@
+//! A connection that is finished: its facts are gathered, and the catalogue is asked.
+
+use std::rc::Rc;
+
+use super::{Engine, Explained, now_ns};
+use crate::diagnoses::{self, Coverage, Evidence};
+use crate::enrich::facts::NetnsFact;
+use crate::enrich::{conntrack, netns, owners, queues};
+use crate::kernel::registry::{Probe, Weight};
+use crate::probes::Owner;
+use crate::track::{Connection, End, Finished, Side, What};
+
+impl Engine {
+    /// `None` for a connection that nobody asked about: the search for facts is for the others.
+    pub(super) fn explain(&mut self, finished: Finished) -> Option<Explained> {
+        let Finished { mut connection, sock, timeline, left_out, other_end } = finished;
+        if connection.owner.is_none() {
+            self.complete(Rc::make_mut(&mut connection));
+        }
+        if !self.is_wanted(&connection) {
+            self.samples.remove(&sock);
+            return None;
+        }
+        let connection = Rc::unwrap_or_clone(connection);
+        let other_end = other_end.map(|other| Box::new(Rc::unwrap_or_clone(other)));
+        let mut samples = self.samples.remove(&sock).unwrap_or_default();
+        if !samples.is_empty() {
+            samples.extend(queues::sample(connection.peer, connection.netns, now_ns()));
+        }
+        let since = self.wire_since.get(&u64::from(connection.netns)).copied();
+        let wire = since.is_some_and(|since| since <= connection.start_ns);
+        let coverage = Coverage {
+            lost_events: self.lost_since(connection.start_ns) + left_out,
+            missing: self.missing_for(wire),
+            wire,
+            wire_since_suspect: since.is_some(),
+        };
+        let troubled = connection.errno.is_some() || !is_orderly(&connection);
+        let mut facts =
+            if troubled { self.gatherer.gather(&connection, samples) } else { Default::default() };
+        facts.other_netns = other_end.as_ref().map(|other| {
+            let inode = other.netns.into();
+            NetnsFact { inode, name: netns::name_of(inode) }
+        });
+        let mut evidence = Evidence { connection, timeline, other_end, facts, coverage };
+        add_conntrack(&mut evidence);
+        self.look_at_rules(&mut evidence);
+        self.name_interfaces(&mut evidence);
+        let mut diagnosis = if troubled { diagnoses::diagnose(&evidence) } else { None };
+        if let Some((_, finding)) = &mut diagnosis
+            && let (Some(inode), None) = (finding.place.netns, &finding.place.netns_name)
+        {
+            finding.place.container = self.containers.of(inode.into());
+        }
+        Some(Explained { evidence, diagnosis })
+    }
+
+    /// What could have told more; a probe that is only sooner than the wire is none where the wire was watched.
+    fn missing_for(&self, wire: bool) -> Vec<String> {
+        let told_more = |probe: &&Probe| !(wire && probe.weight == Weight::BeforeWire);
+        self.missing.iter().filter(told_more).map(|probe| probe.signal.to_owned()).collect()
+    }
+
+    fn is_wanted(&self, connection: &Connection) -> bool {
+        if self.follows { connection.asked } else { self.filter.as_ref().is_none_or(|may| may.0(connection)) }
+    }
+
+    /// Owner and side of a connection whose beginning was not seen, from its socket or its listener.
+    fn complete(&mut self, connection: &mut Connection) {
+        // `run` wants only what its own processes hold, and these it can look at one by one.
+        let among = self.follows.then(|| self.session.followed_in(connection.netns));
+        if among.as_ref().is_some_and(Vec::is_empty) {
+            self.take_closer(connection);
+            return;
+        }
+        let look = || owners::find(&connection.tuple(), connection.netns, among.as_deref());
+        let found = self.searches.within(look);
+        let Some(found) = found.flatten() else {
+            self.take_closer(connection);
+            return;
+        };
+        if found.inbound {
+            connection.side = Side::Inbound;
+        } else {
+            connection.side = Side::Outbound;
+        }
+        connection.asked |= found.owner.as_ref().is_some_and(|owner| self.session.is_followed(owner.pid));
+        connection.owner = found.owner;
+        self.take_closer(connection);
+    }
+
+    /// Who closes a socket by close() or exit holds it: the owner, if nobody else is found.
+    fn take_closer(&self, connection: &mut Connection) {
+        if connection.owner.is_some() {
+            return;
+        }
+        connection.owner = connection.closer.as_ref().map(|closer| Owner {
+            pid: closer.pid,
+            tid: closer.pid,
+            uid: closer.uid,
+            cgroup: 0,
+            comm: closer.comm.clone(),
+        });
+    }
+
+    /// A rule may have been removed since it dropped the packet.
+    fn look_at_rules(&mut self, evidence: &mut Evidence) {
+        for moment in &mut evidence.timeline {
+            if let What::Dropped { rule: Some(rule), place, .. } = &mut moment.what {
+                self.firewall.look_again(place.netns, rule);
+            }
+        }
+    }
+
+    /// tc does not know names: they are filled in here, by index and namespace.
+    fn name_interfaces(&self, evidence: &mut Evidence) {
+        let own = evidence.connection.netns;
+        for moment in &mut evidence.timeline {
+            let (packet, place) = match &mut moment.what {
+                What::Wire { packet, place, .. } | What::IcmpReceived { packet, place } => (packet, place),
+                _ => continue,
+            };
+            if place.interface.is_some() {
+                continue;
+            }
+            if let Some((inode, name)) = self.session.wire().interface(own.into(), packet.ifindex) {
+                place.interface = Some(name.to_owned());
+                place.netns = u32::try_from(inode).unwrap_or(0);
+                place.netns_name = netns::name_of(inode);
+            }
+        }
+    }
+}
+
+/// A drop in a hook, but by no rule of nftables: the connection tracking table may be full there.
+fn add_conntrack(evidence: &mut Evidence) {
+    let mut places: Vec<u32> = evidence
+        .drops()
+        .filter_map(|(_, what)| match what {
+            What::Dropped { reason, symbol: Some(symbol), place, .. }
+                if reason == "NETFILTER_DROP" && symbol == "nf_hook_slow" =>
+            {
+                Some(place.netns)
+            }
+            _ => None,
+        })
+        .collect();
+    places.sort_unstable();
+    places.dedup();
+    evidence.facts.conntrack.extend(places.into_iter().filter_map(|netns| conntrack::of(netns.into())));
+}
+
+/// Whether both sides said goodbye, or nobody was hurt: nothing to explain.
+fn is_orderly(connection: &Connection) -> bool {
+    use crate::probes::TcpState::{Closing, FinWait1, FinWait2, LastAck, TimeWait};
+    match connection.end {
+        End::State { from: FinWait1 | FinWait2 | Closing | LastAck | TimeWait, .. } => true,
+        End::State { .. } | End::CallFailed { .. } | End::SocketError => false,
+    }
+}
