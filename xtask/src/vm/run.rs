@@ -251,7 +251,10 @@ impl Plan {
             text += &format!("env NETDIAG_SCENARIOS={}\n", section.sample);
             text += &format!("env NETDIAG_TEST_ATTACH={}\n", section.attach);
             let filter = section.filter.as_deref().unwrap_or_default();
-            text += &format!("run {} {DIRECTORY}/scenarios {filter}\n", section.name);
+            // More at a time than there are processors only wait for each other.
+            let threads = qemu::processors();
+            text +=
+                &format!("run {} {DIRECTORY}/scenarios --test-threads={threads} {filter}\n", section.name);
         }
         text
     }
