@@ -4,10 +4,8 @@
 pub const FLAG_TRACK_PROCESSES: u32 = 1;
 /// Record every connection from the start and send it when it ends (`watch --all`).
 pub const FLAG_ALL: u32 = 2;
-/// `kfree_skb` has the argument `reason` (5.17).
-pub const FLAG_DROP_REASON: u32 = 4;
 /// `tcp_send_reset` has the argument `reason` (6.10).
-pub const FLAG_RESET_REASON: u32 = 8;
+pub const FLAG_RESET_REASON: u32 = 4;
 
 /// Drop reasons below this number are looked up in `DROP_ACTION`; any other is [`DROP_SEND`].
 pub const DROP_REASONS: usize = 256;

@@ -259,7 +259,7 @@ pub struct DropRecord {
     pub sock: u64,
     /// Address of the instruction that freed the packet.
     pub location: u64,
-    /// `skb_drop_reason`; 0 where the kernel has none.
+    /// `skb_drop_reason`
     pub reason: u32,
     /// Like drops not sent since the last record of this flow and cause.
     pub suppressed: u32,

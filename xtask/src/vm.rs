@@ -43,7 +43,7 @@ pub struct Args {
     doctor: bool,
     /// Attach probes by this kind of hook in the scenarios: tracepoint, fentry, kprobe; without it netdiag's own choice, and
     /// a sample with each of the others
-    #[arg(long, value_delimiter = ',', value_name = "KIND")]
+    #[arg(long, value_delimiter = ',', value_name = "KIND", value_parser = ["tracepoint", "fentry", "kprobe"])]
     attach: Vec<String>,
     /// Write what `netdiag doctor` says to tests/kernels instead of comparing it
     #[arg(long)]

@@ -18,7 +18,7 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::bpf_get_stack;
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
-use netdiag_ebpf::config::{DROP_IGNORE, DROP_SEND, DROP_SEND_FRAMES, FLAG_DROP_REASON};
+use netdiag_ebpf::config::{DROP_IGNORE, DROP_SEND, DROP_SEND_FRAMES};
 use netdiag_ebpf::counters::Counter;
 use netdiag_ebpf::fields::Field;
 use netdiag_ebpf::records::{DropRecord, FramesDropRecord, PacketInfo, STACK_DEPTH, kind, step};
@@ -31,7 +31,7 @@ use crate::sockets;
 
 #[btf_tracepoint(function = "kfree_skb")]
 pub fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
-    let reason = if config() & FLAG_DROP_REASON != 0 { ctx.arg::<u32>(2) } else { 0 };
+    let reason: u32 = ctx.arg(2);
     let action = drop_action(reason);
     if action == DROP_IGNORE {
         count(Counter::DropNoise);

@@ -2,9 +2,7 @@
 
 use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
 use aya::{Ebpf, EbpfLoader};
-use netdiag_ebpf::config::{
-    ERRNO_WORDS, FLAG_ALL, FLAG_DROP_REASON, FLAG_RESET_REASON, FLAG_TRACK_PROCESSES,
-};
+use netdiag_ebpf::config::{ERRNO_WORDS, FLAG_ALL, FLAG_RESET_REASON, FLAG_TRACK_PROCESSES};
 use netdiag_ebpf::counters::{COUNTER_COUNT, Counter};
 use netdiag_ebpf::records::call::CALLS;
 
@@ -211,7 +209,6 @@ fn config_bits(btf: &Btf, options: Options) -> u32 {
     };
     set(FLAG_TRACK_PROCESSES, options.follow_processes);
     set(FLAG_ALL, options.all);
-    set(FLAG_DROP_REASON, btf.has_type("skb_drop_reason") && has_third_param("kfree_skb"));
     set(FLAG_RESET_REASON, btf.has_type("sk_rst_reason") && has_third_param("tcp_send_reset"));
     bits
 }

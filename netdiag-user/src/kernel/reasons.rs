@@ -29,7 +29,7 @@ const NO_LOSS: &[&str] = &[
     "UNHANDLED_PROTO",
     "IPV6DISABLED_PORT",
     "PACKET_SOCK_ERROR",
-    // Ordinary end of ICMP and raw packets on old kernels.
+    // Ordinary end of ICMP and raw packets.
     "NOT_SPECIFIED",
 ];
 
@@ -69,11 +69,6 @@ impl Reasons {
     pub(crate) fn of_drops<const N: usize>(drops: [(u32, &str); N]) -> Self {
         let drops = drops.into_iter().map(|(number, name)| (number, name.to_owned())).collect();
         Self { drops, ..Self::default() }
-    }
-
-    /// Whether the kernel names drop reasons (5.17).
-    pub fn has_drops(&self) -> bool {
-        !self.drops.is_empty()
     }
 
     /// `NETFILTER_DROP` and so on; `reason N` for a number that the kernel's BTF does not name.
@@ -127,10 +122,8 @@ impl Reasons {
                 *action = DROP_SEND_FRAMES;
             }
         }
-        // 0 is "not dropped yet"; without any reasons (before 5.17) everything is 0 and must be sent.
-        if self.has_drops() {
-            actions[0] = DROP_IGNORE;
-        }
+        // 0 is "not dropped yet".
+        actions[0] = DROP_IGNORE;
         actions
     }
 }
