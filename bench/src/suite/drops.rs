@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::sys::{Stats, enable_stats};
+use netdiag_ebpf::records::kind;
 use netdiag_tests::net::Namespace;
 use serde_json::{Value, json};
 
@@ -207,7 +208,7 @@ fn accounting(context: &Context) -> Result<Row> {
     let recording = Recording::take(context.load(&namespace, context.cpu, &load)?, 0)?;
     drop(statistics);
     let runs = recording.usages.of("kfree_skb").runs;
-    let drops = recording.count(netdiag_ebpf::records::kind::DROP);
+    let drops = recording.count(kind::DROP) + recording.count(kind::DROP_WITH_FRAMES);
     let of = |name: &str| recording.counter(name);
     let (ignored, limited) = (of("drops_ignored_by_reason"), of("drops_over_rate"));
     let (unparsed, lost) = (of("packets_unparsed"), of("records_lost_ring_full"));

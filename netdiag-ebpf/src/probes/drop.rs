@@ -26,7 +26,7 @@ use netdiag_ebpf::records::{DropRecord, FramesDropRecord, PacketInfo, STACK_DEPT
 use super::socket::add_step;
 use crate::kernel::{load, raw, skb, sock};
 use crate::limits::{permit, permit_frames, permit_stranger};
-use crate::maps::{config, count, drop_action, is_any_interest, is_interesting, send};
+use crate::maps::{count, drop_action, is_any_interest, is_interesting, send};
 use crate::sockets;
 
 #[btf_tracepoint(function = "kfree_skb")]
