@@ -1,7 +1,7 @@
 //! Lets the programs of probe `wire` see the packets of network namespaces, and takes them away again.
 //!
-//! By TCX links (6.6) to each interface; where the kernel has none, by tracepoints for the whole machine, with the namespaces that matter in a map. Both are file descriptors and gone with the process, however
-//! that ends.
+//! By TCX links (6.6) to each interface; where the kernel has none, by tracepoints for the whole machine, with the
+//! namespaces that matter in a map. Both are file descriptors and gone with the process, however that ends.
 
 use std::collections::BTreeMap;
 
