@@ -144,8 +144,11 @@ fn again(scenario: &Scenario, first: &anyhow::Error) -> Result<Completion, Faile
     }
 }
 
+/// The beginning: a report may follow that is very long.
 fn one_line(error: &anyhow::Error) -> String {
-    format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
+    const LONGEST: usize = 600;
+    let text = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
+    text.char_indices().nth(LONGEST).map_or(text.clone(), |(end, _)| format!("{}…", &text[..end]))
 }
 
 fn judge_skip(name: &str, reason: &str, expected: &[ExpectedSkip]) -> Result<Completion, Failed> {
