@@ -109,6 +109,19 @@ impl Reasons {
         self.dead_bit.map(|bit| sk_flags >> bit & 1 == 1)
     }
 
+    /// What the programs do with each reason, where all drops are to be told: one without a reason too, since its place
+    /// may say what it was.
+    pub fn all_drop_actions(&self) -> [u8; DROP_REASONS] {
+        let mut actions = self.drop_actions();
+        let unspecified = self.drops.iter().filter(|(_, name)| *name == "NOT_SPECIFIED");
+        for (number, _) in unspecified {
+            if let Some(action) = actions.get_mut(*number as usize) {
+                *action = DROP_SEND;
+            }
+        }
+        actions
+    }
+
     /// What the programs do with each reason.
     pub fn drop_actions(&self) -> [u8; DROP_REASONS] {
         let mut actions = [DROP_SEND; DROP_REASONS];
