@@ -43,9 +43,11 @@ pub fn drops(args: DropsArgs, global: &Global) -> anyhow::Result<ExitCode> {
             teller.follow(&mut engine)?;
         }
     }
+    let at_end = Status::new(&mut engine, 0, 0, &cost)?;
     engine.end_drops();
     while teller.take(&mut engine)? > 0 {}
-    teller.finish(&mut engine, &cost)?;
+    let status = |engine: &mut Engine| Ok(Status::new(engine, 0, 0, &cost)?.with_cost_of(at_end));
+    teller.finish(&mut engine, status)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -126,7 +128,11 @@ impl Teller {
         Ok(())
     }
 
-    fn finish(&mut self, engine: &mut Engine, cost: &OwnCost) -> anyhow::Result<()> {
+    fn finish(
+        &mut self,
+        engine: &mut Engine,
+        status: impl FnOnce(&mut Engine) -> anyhow::Result<Status>,
+    ) -> anyhow::Result<()> {
         let seconds = self.start.elapsed().as_secs_f64();
         self.groups.settle(|limit_key| engine.untold_drops(limit_key));
         let kernel_totals = engine.drop_totals()?;
@@ -166,7 +172,7 @@ impl Teller {
             self.closed |= self.out.text(&normal_line(report, &self.look))? == Reader::Closed;
         }
         let counts = DropCounts::new(&self.groups, &totals, seconds);
-        let mut status = Status::new(engine, 0, 0, cost)?;
+        let mut status = status(engine)?;
         let lost = status.closing.lost_events;
         if self.out.is_text() || lost > 0 {
             line(&counts.text(lost));

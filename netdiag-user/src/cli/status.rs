@@ -75,6 +75,11 @@ impl Status {
         Ok(Self { closing, drops: None, probes, counters, cost })
     }
 
+    /// What programs cost until a moment before they were taken away.
+    pub fn with_cost_of(self, before: Self) -> Self {
+        Self { cost: before.cost, ..self }
+    }
+
     /// Ends a report: an object for programs, a line on standard error for people, and below it the cost where
     /// that was asked for. `seen`: connections.
     pub fn tell(engine: &mut Engine, sink: &mut Sink, seen: u64, cost: &OwnCost) -> anyhow::Result<()> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::dropped::{Dropped, Way, Whose};
-use super::reasons::{Class, class};
+use super::reasons::{Class, of_reason};
 use crate::kernel::drops::Total;
 use crate::probes::DropRule;
 use crate::track::Hook;
@@ -13,6 +13,8 @@ use crate::track::Hook;
 const MAX_GROUPS: usize = 4096;
 /// Flows of one group that are told apart.
 const MAX_FLOWS: usize = 1024;
+/// Rules of one group that are told apart.
+const MAX_RULES: usize = 64;
 /// Flows whose last drop is remembered, to know whose drops without a record are.
 const MAX_KEYS: usize = 16_384;
 
@@ -96,17 +98,23 @@ pub struct Group {
     pub first_ns: u64,
     pub last_ns: u64,
     flows: HashSet<(u8, IpAddr, IpAddr, u16)>,
+    rules: HashSet<(u32, String)>,
 }
 
 impl Group {
     fn new(sample: Dropped) -> Self {
         let (first_ns, last_ns) = (sample.time_ns, sample.time_ns);
-        Self { sample, count: 0, told: 0, first_ns, last_ns, flows: HashSet::new() }
+        Self { sample, count: 0, told: 0, first_ns, last_ns, flows: HashSet::new(), rules: HashSet::new() }
     }
 
-    /// Different flows (protocol, addresses, destination port), and whether there were more than are told apart.
-    pub fn flows(&self) -> (usize, bool) {
-        (self.flows.len(), self.flows.len() >= MAX_FLOWS)
+    /// Different flows (protocol, addresses, destination port), of more than 1,024 that many.
+    pub fn flows(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Different rules of the firewall, of more than 64 that many.
+    pub fn rules(&self) -> usize {
+        self.rules.len()
     }
 
     fn add(&mut self, drop: Dropped) {
@@ -117,6 +125,11 @@ impl Group {
         if self.flows.len() < MAX_FLOWS {
             let flow = (tuple.protocol, tuple.source.ip(), tuple.destination.ip(), tuple.destination.port());
             self.flows.insert(flow);
+        }
+        if self.rules.len() < MAX_RULES
+            && let Some(rule) = &drop.rule
+        {
+            self.rules.insert((drop.packet.netns, rule.label()));
         }
         if knowledge(&drop) > knowledge(&self.sample) {
             self.sample = drop;
@@ -280,12 +293,16 @@ impl Groups {
         }
     }
 
-    /// Drops that their place makes a loss, though their reason is normal.
-    pub fn losses_by_place(&self) -> u64 {
-        let by_place = |key: &Key, group: &Group| {
-            !key.class.is_normal() && class(&group.sample.reason_name, None).0.is_normal()
+    /// Drops that are a loss, though their reason is normal; and those that are normal, though it is not.
+    pub fn reclassified(&self) -> (u64, u64) {
+        let of = |is_normal: bool| {
+            let others = self.groups.iter().filter(move |(key, group)| {
+                let by_reason = of_reason(&group.sample.reason_name).0.is_normal();
+                key.class.is_normal() == is_normal && by_reason != is_normal
+            });
+            others.map(|(_, group)| group.count).sum()
         };
-        self.groups.iter().filter(|(key, group)| by_place(key, group)).map(|(_, group)| group.count).sum()
+        (of(false), of(true))
     }
 
     /// Exact counts, the largest first. `name`: of a reason, by number.
@@ -300,7 +317,7 @@ impl Groups {
             .map(|total| {
                 let name =
                     if total.reason >= subsystems { "SUBSYSTEMS".to_owned() } else { name(total.reason) };
-                let (class, meaning) = class(&name, None);
+                let (class, meaning) = of_reason(&name);
                 ReasonTotal {
                     reason: total.reason,
                     class,

@@ -3,6 +3,10 @@
 //! Names are those of `enum skb_drop_reason` (include/net/dropreason-core.h), without its prefix, of Linux 6.1 to 7.3.
 //! A reason that is in no row is `drop.other`.
 
+use std::net::IpAddr;
+
+use crate::probes::Tuple;
+
 /// What a drop is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Class {
@@ -158,16 +162,48 @@ pub const REASONS: &[Reason] = &[
     row("LOCAL_MAC", NORMAL, "a bridge does not send to itself"),
 ];
 
-/// Places that say more than the reason does, by reason and function.
-const PLACES: &[(&str, &str, Class, &str)] = &[];
+const REFUSED: &str = "a route refuses its destination (unreachable, prohibit, blackhole)";
 
-/// What a drop for this reason in this function is, and its meaning in words.
-pub fn class(reason: &str, symbol: Option<&str>) -> (Class, &'static str) {
-    let place =
-        symbol.and_then(|symbol| PLACES.iter().find(|(name, at, ..)| *name == reason && *at == symbol));
-    if let Some((_, _, class, meaning)) = place {
-        return (*class, meaning);
-    }
+/// Places that say more than the reason does: reason, function, and what it is then.
+const PLACES: &[(&str, &str, Class, &str)] = &[
+    // It ends packets for which the lookup found no route, and gives a reason for some only.
+    ("NOT_SPECIFIED", "ip_error", NO_ROUTE, REFUSED),
+    ("NOT_SPECIFIED", "dst_discard", NO_ROUTE, REFUSED),
+    ("NOT_SPECIFIED", "dst_discard_out", NO_ROUTE, REFUSED),
+    // Before Linux 6.14 there was no reason for any of IP_INVALID_SOURCE and its like.
+    ("NOT_SPECIFIED", "ip_rcv_finish_core", MARTIAN, "its addresses or IP options make no sense here"),
+];
+
+const NOT_JOINED: &str = "for a multicast group that nobody here joined";
+
+/// What a drop for this reason is where nothing else is known, and its meaning in words.
+pub fn of_reason(reason: &str) -> (Class, &'static str) {
     let known = REASONS.iter().find(|known| known.name == reason);
     known.map_or((OTHER, ""), |known| (known.class, known.meaning))
+}
+
+/// What a drop for this reason in this function is, and its meaning in words.
+pub fn class(reason: &str, symbol: Option<&str>, tuple: &Tuple) -> (Class, &'static str) {
+    let is_there = |(name, at, ..): &&(&str, &str, Class, &str)| *name == reason && Some(*at) == symbol;
+    let (class, meaning) = match PLACES.iter().find(is_there) {
+        Some((_, _, class, meaning)) => (*class, *meaning),
+        None => of_reason(reason),
+    };
+    let (from, to) = (tuple.source.ip(), tuple.destination.ip());
+    // ip_route_input_rcu() and ip6_forward() give one reason for several things; the addresses tell them apart.
+    match class {
+        MARTIAN if to.is_multicast() && !is_source_at_fault(reason, from) => (NORMAL, NOT_JOINED),
+        FORWARDING if !can_be_source(from) || to.is_unspecified() => {
+            (MARTIAN, "its addresses cannot be those of a packet that is passed on")
+        }
+        as_it_is => (as_it_is, meaning),
+    }
+}
+
+fn is_source_at_fault(reason: &str, from: IpAddr) -> bool {
+    matches!(reason, "IP_INVALID_SOURCE" | "IP_LOCAL_SOURCE" | "IP_LOCALNET") || !can_be_source(from)
+}
+
+fn can_be_source(from: IpAddr) -> bool {
+    !(from.is_unspecified() || from.is_loopback() || from.is_multicast())
 }

@@ -5,12 +5,15 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::dropped::{Way, Whose};
+use super::reasons::Class;
 use crate::enrich::{links, netns, owners};
 use crate::probes::{Packet, Tuple};
 use crate::track::Hook;
 
 /// Addresses and sockets come and go.
 const KEPT: Duration = Duration::from_secs(10);
+/// Index of the loopback interface in each network namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
+const LOOPBACK: u32 = 1;
 /// Answers that are kept.
 const MAX_KEPT: usize = 4096;
 
@@ -22,8 +25,14 @@ pub struct Who {
 }
 
 impl Who {
-    /// The way of a packet. `may`: whether there is time to look.
-    pub fn way(&mut self, packet: &Packet, hook: Option<Hook>, look: impl FnOnce(&mut dyn FnMut())) -> Way {
+    /// The way of a packet. `look` runs what is given to it, if there is time.
+    pub fn way(
+        &mut self,
+        packet: &Packet,
+        hook: Option<Hook>,
+        class: Class,
+        look: impl FnOnce(&mut dyn FnMut()),
+    ) -> Way {
         if packet.iif == 0 {
             return Way::Outbound;
         }
@@ -34,7 +43,8 @@ impl Who {
             Some(Hook::Prerouting | Hook::Ingress) | None => {}
         }
         let to = packet.tuple.destination.ip();
-        if to.is_multicast() || is_broadcast(to) {
+        let at_socket = ["drop.no-socket", "drop.receive-buffer"].contains(&class.code().unwrap_or_default());
+        if at_socket || packet.iif == LOOPBACK || to.is_multicast() {
             return Way::Inbound;
         }
         let key = (packet.netns, to);
@@ -90,12 +100,37 @@ fn keep<K: std::hash::Hash + Eq, V>(kept: &mut HashMap<K, (Instant, V)>, key: K,
     kept.insert(key, (Instant::now(), value));
 }
 
+/// Whether the namespace takes packets for this address; `None` if it cannot be asked.
 fn has_address(inode: u32, address: IpAddr) -> Option<bool> {
     let handle = netns::find(inode.into())?;
-    links::has_address(Some(&handle), address).ok()
+    let links = links::links(Some(&handle)).ok()?;
+    let takes = |(own, prefix): &(IpAddr, u8)| {
+        *own == address
+            || broadcast(*own, *prefix) == Some(address)
+            || (own.is_ipv4() && own.is_loopback() && address.is_loopback())
+    };
+    let all_networks = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    Some(all_networks || links.iter().flat_map(|link| &link.addresses).any(takes))
 }
 
-/// Only that of all networks: which other ones are broadcast addresses, interfaces say.
-fn is_broadcast(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V4(v4) if v4.is_broadcast())
+/// The address of all hosts of a network.
+fn broadcast(own: IpAddr, prefix: u8) -> Option<IpAddr> {
+    let IpAddr::V4(own) = own else { return None };
+    let hosts = u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
+    (prefix < 31).then(|| IpAddr::V4((own.to_bits() | hosts).into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broadcast_addresses() {
+        let of =
+            |own: &str, prefix| broadcast(own.parse().unwrap(), prefix).map(|address| address.to_string());
+        assert_eq!(of("10.1.2.3", 24).as_deref(), Some("10.1.2.255"));
+        assert_eq!(of("10.1.2.3", 8).as_deref(), Some("10.255.255.255"));
+        assert_eq!(of("10.1.2.3", 32), None);
+        assert_eq!(of("fd77::1", 64), None);
+    }
 }

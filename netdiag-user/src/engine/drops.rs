@@ -36,7 +36,7 @@ impl Engine {
             }
             let wanted = wanted == Some(true);
             if wanted {
-                dropped.rule_looked_up = !drop.frames.words.is_empty();
+                dropped.rule_looked_up = !drop.frames.words.is_empty() && !self.namings.is_spent();
                 self.name_rule(&mut drop);
                 dropped.rule = drop.rule.take();
             }
@@ -50,12 +50,12 @@ impl Engine {
         let hook = hook_of(&stack);
         let reason_name = self.session.reasons.drop_name(drop.reason);
         let symbol = self.tracker.symbol(drop.location);
-        let (class, meaning) = class(&reason_name, symbol.as_deref());
+        let (class, meaning) = class(&reason_name, symbol.as_deref(), &drop.packet.tuple);
         let searches = &mut self.searches;
         let way = if class.is_normal() {
             Way::CameIn
         } else {
-            who.way(&drop.packet, hook, |look| {
+            who.way(&drop.packet, hook, class, |look| {
                 searches.within(look);
             })
         };

@@ -65,6 +65,9 @@ pub struct DropReport {
     pub last: Option<Timestamp>,
     /// Different protocols, addresses and destination ports; of more than 1,024 that many.
     pub flows: u64,
+    /// Different rules of the firewall; `firewall` is that of `sample`.
+    #[serde(default)]
+    pub rules: u64,
     pub sample: Option<SamplePart>,
     pub process: Option<ProcessPart>,
     /// Whether there was time to look for the process.
@@ -138,7 +141,8 @@ impl DropReport {
             not_ip: 0,
             first: Some(clock.at(group.first_ns)),
             last: Some(time),
-            flows: group.flows().0 as u64,
+            flows: group.flows() as u64,
+            rules: group.rules() as u64,
             sample: Some(sample),
             process: ProcessPart::new(owner, details.as_ref()),
             process_looked_up: drop.whose != Whose::Unknown || drop.way == Way::Forwarded,
@@ -182,6 +186,7 @@ impl DropReport {
             first: None,
             last: None,
             flows: 0,
+            rules: 0,
             sample: None,
             process: None,
             process_looked_up: false,

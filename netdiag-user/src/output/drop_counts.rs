@@ -34,7 +34,8 @@ impl DropCounts {
         let total = totals.iter().map(|total| total.all).sum();
         let is_loss = |total: &&ReasonTotal| !total.class.is_normal();
         let losses: u64 = totals.iter().filter(is_loss).map(|total| total.all).sum();
-        let losses = losses + groups.losses_by_place();
+        let (more, less) = groups.reclassified();
+        let losses = (losses + more).saturating_sub(less);
         let reasons = totals.iter().map(|total| ReasonCount {
             reason: total.name.clone(),
             code: total.class.code().map(str::to_owned),

@@ -15,13 +15,21 @@ pub fn drop_block(report: &DropReport, look: &Look) -> String {
         let family = firewall.family.as_deref().unwrap_or_default();
         let place = format!("{family} {table} {chain}");
         let gone = if firewall.removed == Some(true) { "  (removed since)" } else { "" };
+        let several = match report.rules {
+            0 | 1 => String::new(),
+            many => format!("{many} rules, for one: "),
+        };
         row(
             "rule",
-            match (firewall.handle, &firewall.rule) {
-                (Some(handle), Some(rule)) => format!("{place} handle {handle}:  {rule}{gone}"),
-                (Some(handle), None) => format!("{place} handle {handle}{gone}"),
-                (None, _) => format!("{place}: the chain's policy"),
-            },
+            several
+                + &match (firewall.handle, &firewall.rule) {
+                    (Some(handle), Some(rule)) => {
+                        let comment = firewall.comment.as_ref().map(|words| format!("  # {words}"));
+                        format!("{place} handle {handle}:  {rule}{}{gone}", comment.unwrap_or_default())
+                    }
+                    (Some(handle), None) => format!("{place} handle {handle}{gone}"),
+                    (None, _) => format!("{place}: the chain's policy"),
+                },
         );
     }
     if let Some(sample) = &report.sample {
@@ -39,7 +47,12 @@ pub fn drop_block(report: &DropReport, look: &Look) -> String {
     if look.verbose && !report.explanation.is_empty() {
         row("", report.explanation.clone());
     }
-    let shown = if look.verbose { report.next_steps.len() } else { 1 };
+    let shown = match (look.verbose, report.rules) {
+        (true, _) => report.next_steps.len(),
+        // A step is about one of them.
+        (false, 2..) => 0,
+        (false, 0 | 1) => 1,
+    };
     for step in report.next_steps.iter().take(shown) {
         let text = look.safe(&step.text);
         match &step.command {
@@ -71,15 +84,17 @@ fn head(report: &DropReport, look: &Look) -> String {
     let count = look.paint(Tone::Bad, &look.safe(&format!("✗ {} × {code}", report.count)));
     let mut text = format!("   {}/s   {}", report.rate, report.reason);
     if let Some(place) = &report.place {
-        if let Some(hook) = report.firewall.as_ref().and_then(|firewall| firewall.hook) {
-            text.push_str(&format!(", hook {hook}"));
-        } else if let Some(symbol) = &place.symbol {
-            text.push_str(&format!(" in {symbol}"));
+        // What the whole group has in common.
+        let by = report.by.as_str();
+        let hook = report.firewall.as_ref().and_then(|firewall| firewall.hook);
+        match (hook, &place.symbol) {
+            (Some(hook), _) if by == "rule" => text.push_str(&format!(", hook {hook}")),
+            (None, Some(symbol)) if by == "rule" => text.push_str(&format!(" in {symbol}")),
+            _ => {}
         }
-        match (&place.netns_name, place.netns) {
-            (Some(name), _) => text.push_str(&format!(", namespace {name}")),
-            (None, Some(inode)) => text.push_str(&format!(", namespace {inode}")),
-            (None, None) => {}
+        let netns = place.netns_name.clone().or(place.netns.map(|inode| inode.to_string()));
+        if let Some(netns) = netns.filter(|_| !["reason", "process"].contains(&by)) {
+            text.push_str(&format!(", namespace {netns}"));
         }
     }
     if !report.sampled {
