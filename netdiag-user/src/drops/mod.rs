@@ -4,6 +4,8 @@ mod dropped;
 mod groups;
 pub mod reasons;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 mod who;
 

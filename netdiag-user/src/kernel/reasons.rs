@@ -9,7 +9,7 @@ use super::btf::Btf;
 
 /// Reasons that free a packet without loss, or that are told better elsewhere. One that this kernel does not
 /// have is simply not there.
-const NO_LOSS: &[&str] = &[
+pub(crate) const NO_LOSS: &[&str] = &[
     "SKB_CONSUMED",
     // Data of a socket that was closed, and the queues of a device that goes down.
     "QUEUE_PURGE",

@@ -58,6 +58,7 @@ impl DropCounts {
     pub fn text(&self, lost: u64) -> String {
         let Self { seconds, total, losses, normal, not_sampled, .. } = self;
         let drops = if *total == 1 { "drop" } else { "drops" };
+        let word = if *losses == 1 { "loss" } else { "losses" };
         let sampled = match not_sampled {
             0 => String::new(),
             some => format!(" ({some} not sampled)"),
@@ -67,7 +68,32 @@ impl DropCounts {
             some => format!("{some} records lost: groups may be missing, counts by reason are not"),
         };
         format!(
-            "netdiag: {total} {drops} in {seconds:.1} s: {losses} losses{sampled}, {normal} normal; {lost}"
+            "netdiag: {total} {drops} in {seconds:.1} s: {losses} {word}{sampled}, {normal} normal; {lost}"
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drops::By;
+    use crate::drops::testing::{by_rule, dropped};
+    use crate::kernel::drops::Total;
+
+    #[test]
+    fn one_line() {
+        let mut groups = Groups::new(By::Rule);
+        groups.add(by_rule(3));
+        groups.add(crate::drops::Dropped { reason: 2, ..dropped("NOT_SPECIFIED", "ip_error") });
+        let all = [Total { reason: 12, all: 5, unparsed: 1 }, Total { reason: 2, all: 9, unparsed: 0 }];
+        let name = |reason| if reason == 12 { "NETFILTER_DROP".into() } else { "NOT_SPECIFIED".into() };
+        let counts = DropCounts::new(&groups, &groups.totals(&all, name), 2.0);
+        // One of those without a reason is a loss by its place.
+        assert_eq!((counts.total, counts.losses, counts.normal, counts.not_sampled), (14, 6, 8, 3));
+        assert_eq!(
+            counts.text(0),
+            "netdiag: 14 drops in 2.0 s: 6 losses (3 not sampled), 8 normal; nothing lost"
+        );
+        assert!(counts.text(4).ends_with("4 records lost: groups may be missing, counts by reason are not"));
     }
 }
