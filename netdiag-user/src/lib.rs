@@ -4,6 +4,7 @@
 //! `diagnoses`; the binary wires them.
 
 pub mod diagnoses;
+pub mod drops;
 pub mod engine;
 pub mod enrich;
 pub mod filter;

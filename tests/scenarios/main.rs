@@ -1,6 +1,7 @@
 //! The fault scenarios: one module a symptom, one table of scenarios each.
 
 mod cli;
+mod drops;
 mod harness;
 mod healthy;
 mod local;
@@ -19,6 +20,7 @@ fn main() -> std::process::ExitCode {
         unreachable::SCENARIOS,
         reset::SCENARIOS,
         local::SCENARIOS,
+        drops::SCENARIOS,
         healthy::SCENARIOS,
         cli::SCENARIOS,
     ];

@@ -7,6 +7,7 @@
 //! Everything needs root. No packet leaves the namespaces that a scenario made.
 
 pub mod clients;
+pub mod datagrams;
 pub mod foreign;
 pub mod hooks;
 pub mod init;

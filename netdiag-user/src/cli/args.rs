@@ -26,6 +26,7 @@ Examples:
   netdiag run -- curl http://10.1.2.3:8080/     why does this command's connection fail?
   netdiag watch                                 every failing connection of this machine
   netdiag watch port 5432 and not src 10.0.0.9  some of them
+  netdiag drops                                 packets that this machine throws away, and which rule does
   netdiag explain timeout.firewall-drop         what a diagnosis means, and how to check it by hand
   netdiag doctor                                what this kernel lets netdiag see
 
@@ -86,6 +87,8 @@ pub enum Command {
     Run(RunArgs),
     /// Explain every failing connection of this machine
     Watch(WatchArgs),
+    /// Show the packets that this machine throws away, by cause and rule, also where no process here asked for them
+    Drops(DropsArgs),
     /// Say what a diagnosis means, how netdiag knows, how to check it by hand and how to fix it
     Explain(ExplainArgs),
     /// Show what this kernel lets netdiag see, and what to change
@@ -154,6 +157,48 @@ pub struct WatchArgs {
     /// Which connections; all, if nothing is given
     #[arg(trailing_var_arg = true, value_name = "FILTER")]
     pub filter: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+It counts until Ctrl-C, or for the time of --duration, and then tells: losses first, then what is normal (ordinary
+frees, TCP at work). Every drop is counted; packets of one flow are looked at some twenty times a second.
+FILTER is as in `netdiag watch`; `source` and `destination` are those of the packet, and `code` is drop.firewall and
+the like.
+
+Examples:
+  netdiag drops                                  until Ctrl-C
+  netdiag drops --duration 10s --by reason
+  netdiag drops --follow tcp dst port 443        as they come
+  netdiag drops --by flow 'code drop.firewall and not src net 10.0.0.0/8'
+  netdiag drops --duration 1m --format json | jq 'select(.kind == \"drop\" and .normal == false)'")]
+pub struct DropsArgs {
+    /// Stop after this time: 30s, 5m, 1h30m
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    pub duration: Option<Duration>,
+    /// Show each group as its first packet is dropped, and every two seconds what came to it
+    #[arg(long, short)]
+    pub follow: bool,
+    /// What drops are put together by, besides their cause
+    #[arg(long, value_enum, default_value_t = DropsBy::Rule, value_name = "KEY")]
+    pub by: DropsBy,
+    /// Which packets; all, if nothing is given
+    #[arg(trailing_var_arg = true, value_name = "FILTER")]
+    pub filter: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DropsBy {
+    /// The firewall's rule; without one, the place in the kernel
+    Rule,
+    /// The kernel's reason
+    Reason,
+    /// Protocol, addresses and destination port
+    Flow,
+    /// The process that sent them or would have got them
+    Process,
+    /// The interface they were at
+    Interface,
 }
 
 #[derive(Debug, Args)]

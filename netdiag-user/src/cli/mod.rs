@@ -2,6 +2,7 @@
 
 pub mod args;
 mod doctor;
+mod drops;
 mod events;
 mod explain;
 mod run;
@@ -21,6 +22,7 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run(args) => run::run(args, &cli.global),
         Command::Watch(args) => watch::watch(args, &cli.global),
+        Command::Drops(args) => drops::drops(args, &cli.global),
         Command::Explain(args) => explain::explain(args, &cli.global),
         Command::Doctor => doctor::doctor(&cli.global),
         Command::Completions(args) => shell::completions(args, &cli.global),

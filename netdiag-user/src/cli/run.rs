@@ -31,7 +31,12 @@ const IDLE: Duration = Duration::from_secs(1);
 pub fn run(args: RunArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let mut sink = Sink::new(global, Stream::Stderr, None, args.all, args.save_evidence.as_deref())?;
     let cost = OwnCost::begin(args.stats);
-    let mut engine = Engine::start(Options { follow_processes: true, all: false, attach: global.attach() })?;
+    let mut engine = Engine::start(Options {
+        follow_processes: true,
+        all: false,
+        attach: global.attach(),
+        ..Options::default()
+    })?;
     let mut signals =
         Signals::new(&[Signal::SIGCHLD, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP])?;
     if let Some(own) = netns::current_inode() {

@@ -25,8 +25,12 @@ pub fn watch(args: WatchArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let early = filter.clone();
     let mut sink = Sink::new(global, Stream::Stdout, filter, args.all, args.save_evidence.as_deref())?;
     let cost = OwnCost::begin(args.stats);
-    let mut engine =
-        Engine::start(Options { follow_processes: false, all: args.all, attach: global.attach() })?;
+    let mut engine = Engine::start(Options {
+        follow_processes: false,
+        all: args.all,
+        attach: global.attach(),
+        ..Options::default()
+    })?;
     if let Some(filter) = early {
         engine.only(move |connection| may_match(&filter, connection));
     }

@@ -1,5 +1,6 @@
 //! The catalogue: one file per symptom, one entry per diagnosis, its page beside it in `pages/`.
 
+pub mod drop;
 mod evidence;
 mod finding;
 mod local;
@@ -40,7 +41,7 @@ impl Diagnosis {
 
 /// All diagnoses, by symptom.
 pub fn catalogue() -> impl Iterator<Item = &'static Diagnosis> {
-    [refused::ALL, timeout::ALL, unreachable::ALL, reset::ALL, local::ALL].into_iter().flatten()
+    [refused::ALL, timeout::ALL, unreachable::ALL, reset::ALL, local::ALL, drop::ALL].into_iter().flatten()
 }
 
 /// Entry of a code.

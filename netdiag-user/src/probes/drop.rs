@@ -16,6 +16,9 @@ pub struct Drop {
     pub location: u64,
     /// Like drops before this one that were over the rate.
     pub suppressed: u32,
+    /// What the kernel side limited it by: flow and reason, hashed.
+    #[serde(skip)]
+    pub limit_key: u32,
     pub packet: Packet,
     /// Return addresses, innermost first; empty where none was taken.
     pub stack: Vec<u64>,
@@ -94,6 +97,7 @@ pub(super) fn decode(raw: &DropRecord) -> Result<Drop, DecodeError> {
         reason: raw.reason,
         location: raw.location,
         suppressed: raw.suppressed,
+        limit_key: raw.limit_key,
         packet: packet(&raw.packet)?,
         stack: raw.stack[..depth].to_vec(),
         frames: Frames::default(),
