@@ -26,6 +26,8 @@ Examples:
   netdiag run -- curl http://10.1.2.3:8080/     why does this command's connection fail?
   netdiag watch                                 every failing connection of this machine
   netdiag watch port 5432 and not src 10.0.0.9  some of them
+  netdiag sockets --listening                   who listens, and how full each accept queue is
+  netdiag port 443                              who holds a port, in every network namespace
   netdiag explain timeout.firewall-drop         what a diagnosis means, and how to check it by hand
   netdiag doctor                                what this kernel lets netdiag see
 
@@ -86,6 +88,10 @@ pub enum Command {
     Run(RunArgs),
     /// Explain every failing connection of this machine
     Watch(WatchArgs),
+    /// List sockets of all network namespaces: whose, how full their queues are, and what is wrong with them
+    Sockets(SocketsArgs),
+    /// Say who holds a port: process, address, since when, unit, in every network namespace
+    Port(PortArgs),
     /// Say what a diagnosis means, how netdiag knows, how to check it by hand and how to fix it
     Explain(ExplainArgs),
     /// Show what this kernel lets netdiag see, and what to change
@@ -154,6 +160,44 @@ pub struct WatchArgs {
     /// Which connections; all, if nothing is given
     #[arg(trailing_var_arg = true, value_name = "FILTER")]
     pub filter: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Without --state and --listening: all but TIME_WAIT, of which `netdiag timewait` speaks. FILTER is that of
+`netdiag watch`, without `code`; `pid` and `comm` mean any process that holds the socket.
+
+Examples:
+  netdiag sockets port 443
+  netdiag sockets --listening                    accept queues against their backlog
+  netdiag sockets --state close-wait             who does not close what the peer has closed
+  netdiag sockets --state established,syn-sent 'comm nginx'
+  netdiag sockets --format json | jq 'select(.kind == \"socket\" and .remarks != [])'")]
+pub struct SocketsArgs {
+    /// Only sockets in these states: established, syn-sent, syn-recv, fin-wait1, fin-wait2, time-wait, close,
+    /// close-wait, last-ack, listen, closing, all
+    #[arg(long, value_delimiter = ',', value_name = "STATE")]
+    pub state: Vec<String>,
+    /// Only those that wait for connections or datagrams of any sender
+    #[arg(long, short, conflicts_with = "state")]
+    pub listening: bool,
+    /// Which sockets; all, if nothing is given
+    #[arg(trailing_var_arg = true, value_name = "FILTER")]
+    pub filter: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+All sockets whose own end has that port: those that listen or are bound, with the number of connections that
+came to them, and connections that were made from it. The time is when the process was started: the kernel does
+not keep since when a socket exists.
+
+Examples:
+  netdiag port 443
+  netdiag port 5353 --format json")]
+pub struct PortArgs {
+    /// A port number
+    pub port: u16,
 }
 
 #[derive(Debug, Args)]

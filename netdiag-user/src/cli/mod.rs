@@ -4,9 +4,11 @@ pub mod args;
 mod doctor;
 mod events;
 mod explain;
+mod port;
 mod run;
 mod shell;
 mod sink;
+mod sockets;
 mod status;
 mod watch;
 
@@ -21,6 +23,8 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run(args) => run::run(args, &cli.global),
         Command::Watch(args) => watch::watch(args, &cli.global),
+        Command::Sockets(args) => sockets::sockets(args, &cli.global),
+        Command::Port(args) => port::port(&args, &cli.global),
         Command::Explain(args) => explain::explain(args, &cli.global),
         Command::Doctor => doctor::doctor(&cli.global),
         Command::Completions(args) => shell::completions(args, &cli.global),

@@ -12,11 +12,14 @@ mod event;
 mod fold;
 mod icmp;
 mod json;
+mod owner;
 mod page;
 mod path;
 mod report;
 mod sink;
+mod socket;
 mod style;
+mod table;
 #[cfg(test)]
 mod testing;
 mod timeline;
@@ -29,9 +32,11 @@ pub use cost::Cost;
 pub use event::Event;
 pub use fold::Folder;
 pub use json::JsonLines;
+pub use owner::{KeeperReport, keeper_text};
 pub use page::page;
 pub use report::{
     ConnectionPart, CoveragePart, Endpoint, FirewallPart, Head, ProcessPart, Report, Translated,
 };
 pub use sink::{Sink, Stream};
+pub use socket::{HolderPart, RemarkPart, SocketReport, port_text, socket_table};
 pub use style::{Look, Style, utf8_locale};
