@@ -26,6 +26,7 @@ Examples:
   netdiag run -- curl http://10.1.2.3:8080/     why does this command's connection fail?
   netdiag watch                                 every failing connection of this machine
   netdiag watch port 5432 and not src 10.0.0.9  some of them
+  netdiag timewait                              who makes all those TIME_WAIT sockets, and is it a problem?
   netdiag sockets --listening                   who listens, and how full each accept queue is
   netdiag port 443                              who holds a port, in every network namespace
   netdiag explain timeout.firewall-drop         what a diagnosis means, and how to check it by hand
@@ -90,6 +91,8 @@ pub enum Command {
     Watch(WatchArgs),
     /// List sockets of all network namespaces: whose, how full their queues are, and what is wrong with them
     Sockets(SocketsArgs),
+    /// Say whose the sockets in TIME_WAIT are, how fast they come, and whether that is a problem
+    Timewait(TimewaitArgs),
     /// Say who holds a port: process, address, since when, unit, in every network namespace
     Port(PortArgs),
     /// Say what a diagnosis means, how netdiag knows, how to check it by hand and how to fix it
@@ -184,6 +187,42 @@ pub struct SocketsArgs {
     /// Which sockets; all, if nothing is given
     #[arg(trailing_var_arg = true, value_name = "FILTER")]
     pub filter: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+A socket in TIME_WAIT belongs to no process any more. Owners are exact for connections that are closed while
+netdiag watches; the longer it does, up to the minute that TIME_WAIT lasts, the more are exact. For older ones a
+process that has open connections to the same destination is named as likely. FILTER is that of `netdiag watch`,
+without `code`.
+
+Examples:
+  netdiag timewait                               watches for five seconds, then tells
+  netdiag timewait --duration 1m                 all owners are exact
+  netdiag timewait --follow dst port 5432        anew every two seconds, until Ctrl-C
+  netdiag timewait --by destination
+  netdiag timewait --by netns --format json")]
+pub struct TimewaitArgs {
+    /// What each row of the table is about
+    #[arg(long, value_enum, default_value_t = GroupBy::Process, value_name = "WHAT")]
+    pub by: GroupBy,
+    /// Tell anew every two seconds
+    #[arg(long)]
+    pub follow: bool,
+    /// How long to watch: 30s, 5m; 0 tells at once. Five seconds, and with --follow no end, if not given
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    pub duration: Option<Duration>,
+    /// Which sockets; all, if nothing is given
+    #[arg(trailing_var_arg = true, value_name = "FILTER")]
+    pub filter: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GroupBy {
+    Process,
+    Destination,
+    Netns,
+    Container,
 }
 
 #[derive(Debug, Args)]

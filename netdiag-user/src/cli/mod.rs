@@ -10,6 +10,7 @@ mod shell;
 mod sink;
 mod sockets;
 mod status;
+mod timewait;
 mod watch;
 
 use std::process::ExitCode;
@@ -24,6 +25,7 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(args, &cli.global),
         Command::Watch(args) => watch::watch(args, &cli.global),
         Command::Sockets(args) => sockets::sockets(args, &cli.global),
+        Command::Timewait(args) => timewait::timewait(args, &cli.global),
         Command::Port(args) => port::port(&args, &cli.global),
         Command::Explain(args) => explain::explain(args, &cli.global),
         Command::Doctor => doctor::doctor(&cli.global),

@@ -52,6 +52,18 @@ pub fn read(pid: u32) -> Option<Process> {
     })
 }
 
+/// What the path of a control group tells about its processes; the rest is left empty.
+pub fn of_cgroup(path: &str) -> Process {
+    let cgroup = cgroup::parse(&format!("0::{path}\n"));
+    Process {
+        cgroup: cgroup.path,
+        unit: cgroup.unit,
+        container: cgroup.container,
+        pod: cgroup.pod,
+        ..Process::default()
+    }
+}
+
 /// When a process was started, to a hundredth of a second. `None` if it is gone.
 pub fn started(pid: u32) -> Option<Timestamp> {
     let stat = read_lossy(pid, "stat")?;

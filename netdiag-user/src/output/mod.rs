@@ -22,6 +22,7 @@ mod style;
 mod table;
 #[cfg(test)]
 mod testing;
+mod time_wait;
 mod timeline;
 
 pub use card::{card, repeat_line};
@@ -40,3 +41,4 @@ pub use report::{
 pub use sink::{Sink, Stream};
 pub use socket::{HolderPart, RemarkPart, SocketReport, port_text, socket_table};
 pub use style::{Look, Style, utf8_locale};
+pub use time_wait::{Told, time_wait_json, time_wait_text};

@@ -80,19 +80,6 @@ impl Table {
     }
 }
 
-/// "20 431" would be read as two numbers: "20,431".
-pub(super) fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,13 +92,5 @@ mod tests {
         table.line("  ! odd".into());
         table.row(vec!["2".into(), "é→b".into(), "x".into()]);
         assert_eq!(table.text(), "   N  WHO  X\n1000  a\n  ! odd\n   2  é→b  x\n");
-    }
-
-    #[test]
-    fn long_numbers_have_commas() {
-        assert_eq!(thousands(0), "0");
-        assert_eq!(thousands(999), "999");
-        assert_eq!(thousands(1000), "1,000");
-        assert_eq!(thousands(1_234_567), "1,234,567");
     }
 }

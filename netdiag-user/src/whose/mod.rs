@@ -6,5 +6,6 @@ mod inventory;
 pub mod port;
 pub mod remarks;
 mod subject;
+pub mod time_wait;
 
 pub use inventory::{Ask, Held, Inventory, Listeners, Side};

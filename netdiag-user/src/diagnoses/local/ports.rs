@@ -4,11 +4,11 @@ use super::super::words::{errno_name, host_port, in_netns};
 use super::super::{Confidence, Evidence, Finding, Stage, Verdict, Where, WhereSide};
 use super::{failed_call, is_time_wait, own_netns, state_key, state_name, who};
 use crate::enrich::facts::Holder;
+use crate::enrich::port_range::PortRange;
 use crate::probes::{Call, TcpState};
 use crate::track::{End, What};
 
-const RANGE: &str = "net.ipv4.ip_local_port_range";
-const RESERVED: &str = "net.ipv4.ip_local_reserved_ports";
+const RANGE: &str = PortRange::RANGE;
 /// Share of the range, in percent, from which on it counts as full: sockets come and go while they are
 /// listed.
 const FULL_PERCENT: u64 = 95;
@@ -132,20 +132,8 @@ fn explanation(evidence: &Evidence, call: Call, size: Option<u64>, held: Option<
 
 /// Ports that the kernel may choose from.
 fn range_size(evidence: &Evidence) -> Option<u64> {
-    let text = evidence.facts.sysctls.get(RANGE)?;
-    let mut bounds = text.split_whitespace().map(|bound| bound.parse::<u16>().ok());
-    let (low, high) = (bounds.next()??, bounds.next()??);
-    let reserved = evidence.facts.sysctls.get(RESERVED).map_or(0, |list| overlap(list, low, high));
-    (u64::from(high) + 1).checked_sub(u64::from(low))?.checked_sub(reserved)
-}
-
-/// Ports of a list like `8080,9000-9100` that are in the range.
-fn overlap(list: &str, low: u16, high: u16) -> u64 {
-    let parts = list.trim().split(',').filter_map(|part| {
-        let (from, to) = part.split_once('-').unwrap_or((part, part));
-        Some((from.trim().parse::<u16>().ok()?.max(low), to.trim().parse::<u16>().ok()?.min(high)))
-    });
-    parts.filter(|(from, to)| from <= to).map(|(from, to)| u64::from(to - from) + 1).sum()
+    let setting = |key| evidence.facts.sysctls.get(key).map(String::as_str);
+    Some(PortRange::parse(setting(PortRange::RANGE)?, setting(PortRange::RESERVED))?.size())
 }
 
 fn reached_syn_sent(evidence: &Evidence) -> bool {
