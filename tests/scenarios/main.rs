@@ -10,6 +10,7 @@ mod samples;
 mod skips;
 mod timeout;
 mod unreachable;
+mod whose;
 
 fn main() -> std::process::ExitCode {
     let scenarios = [
@@ -21,6 +22,7 @@ fn main() -> std::process::ExitCode {
         local::SCENARIOS,
         healthy::SCENARIOS,
         cli::SCENARIOS,
+        whose::SCENARIOS,
     ];
     netdiag_tests::scenario::main(&scenarios, skips::EXPECTED, samples::SAMPLES)
 }

@@ -86,7 +86,12 @@ fn trouble(worst: &PortUse, level: Level) -> String {
     let (size, left) = (thousands(worst.size), thousands(worst.left()));
     let first = match level {
         Level::Exhausted => format!("A problem: {left} of {size} local ports are left for connections {to}"),
-        _ => format!("Getting tight: {left} of {size} local ports are left for connections {to}"),
+        _ if worst.used_percent() >= PRESSURE_PERCENT => {
+            format!("Getting tight: {left} of {size} local ports are left for connections {to}")
+        }
+        _ => format!(
+            "Tight if it goes on like this: {left} of {size} local ports are left for connections {to}"
+        ),
     };
     let new =
         if worst.rate > 0.0 { format!(", and {:.0} a second are added", worst.rate) } else { String::new() };
