@@ -3,6 +3,7 @@
 mod cli;
 mod harness;
 mod healthy;
+mod leak;
 mod local;
 mod refused;
 mod reset;
@@ -20,6 +21,7 @@ fn main() -> std::process::ExitCode {
         unreachable::SCENARIOS,
         reset::SCENARIOS,
         local::SCENARIOS,
+        leak::SCENARIOS,
         healthy::SCENARIOS,
         cli::SCENARIOS,
         whose::SCENARIOS,

@@ -2,6 +2,7 @@
 
 mod evidence;
 mod finding;
+pub mod leak;
 mod local;
 mod refused;
 mod reset;
@@ -40,7 +41,7 @@ impl Diagnosis {
 
 /// All diagnoses, by symptom.
 pub fn catalogue() -> impl Iterator<Item = &'static Diagnosis> {
-    [refused::ALL, timeout::ALL, unreachable::ALL, reset::ALL, local::ALL].into_iter().flatten()
+    [refused::ALL, timeout::ALL, unreachable::ALL, reset::ALL, local::ALL, leak::ALL].into_iter().flatten()
 }
 
 /// Entry of a code.

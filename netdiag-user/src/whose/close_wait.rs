@@ -9,6 +9,8 @@ use super::Held;
 use super::remarks::{CLOSE_WAIT_OLD, close_wait_at_least};
 use crate::enrich::process::Process;
 
+type Peers = HashMap<SocketAddr, u32>;
+
 /// The connections in CLOSE_WAIT of one process in one namespace.
 #[derive(Debug, Clone)]
 pub struct Keeper {
@@ -36,7 +38,7 @@ impl Keeper {
 /// Groups the sockets that are in CLOSE_WAIT, most first.
 pub fn keepers<'a>(sockets: impl Iterator<Item = &'a Held>) -> Vec<Keeper> {
     const TEN_MINUTES: Duration = Duration::from_secs(600);
-    let mut keepers: HashMap<(Option<u32>, u64), (Keeper, HashMap<SocketAddr, u32>)> = HashMap::new();
+    let mut keepers: HashMap<(Option<u32>, u64), (Keeper, Peers)> = HashMap::new();
     for held in sockets {
         let Some(age) = close_wait_at_least(held) else { continue };
         let process = held.holders.first();
@@ -51,7 +53,7 @@ pub fn keepers<'a>(sockets: impl Iterator<Item = &'a Held>) -> Vec<Keeper> {
             peers: Vec::new(),
         };
         let key = (process.map(|process| process.pid), held.netns);
-        let (keeper, peers) = keepers.entry(key).or_insert_with(|| (fresh(), HashMap::new()));
+        let (keeper, peers) = keepers.entry(key).or_insert_with(|| (fresh(), Peers::new()));
         keeper.count += 1;
         keeper.over_minute += u32::from(age >= CLOSE_WAIT_OLD);
         keeper.over_ten_minutes += u32::from(age >= TEN_MINUTES);

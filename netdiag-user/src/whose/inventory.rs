@@ -93,7 +93,10 @@ impl Inventory {
 
 /// The listeners by namespace and port: they tell which side opened a connection.
 #[derive(Debug, Default)]
-pub struct Listeners(HashMap<(u64, u16), Vec<(IpAddr, Option<bool>)>>);
+pub struct Listeners(HashMap<(u64, u16), Vec<Bound>>);
+
+/// Address, and whether it takes IPv6 traffic only.
+type Bound = (IpAddr, Option<bool>);
 
 impl Listeners {
     /// Takes the listeners among these sockets, each with the inode number of its namespace.
@@ -119,7 +122,7 @@ impl Listeners {
             return Side::Outbound;
         }
         let of_port = self.0.get(&(netns, socket.local.port()));
-        let takes = |(local, v6only): &(IpAddr, Option<bool>)| accepts(*local, *v6only, socket.local.ip());
+        let takes = |(local, v6only): &Bound| accepts(*local, *v6only, socket.local.ip());
         if of_port.is_some_and(|all| all.iter().any(takes)) { Side::Inbound } else { Side::Outbound }
     }
 }

@@ -6,12 +6,13 @@
 use std::time::Duration;
 
 use super::Held;
+use crate::diagnoses::leak;
 use crate::diagnoses::words::duration;
 use crate::enrich::sockets::{Protocol, State, Timer};
 use crate::enrich::tcp_info::TcpInfo;
 
 /// From this age on a connection in CLOSE_WAIT is no accident.
-pub const CLOSE_WAIT_OLD: Duration = Duration::from_secs(60);
+pub const CLOSE_WAIT_OLD: Duration = leak::OLD;
 /// Data that lies in a queue for less is on its way.
 const NOT_READ: Duration = Duration::from_secs(2);
 /// The same for a connection that waits for accept().
@@ -44,6 +45,7 @@ impl Kind {
     pub fn code(self) -> Option<&'static str> {
         match self {
             Self::AcceptQueueFull => Some("timeout.accept-queue-full"),
+            Self::CloseWait => Some("leak.close-wait"),
             _ => None,
         }
     }

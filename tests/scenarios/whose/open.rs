@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{START, netdiag, only, pid, remarks, ss};
 
-fn sockets(namespace: &Namespace, arguments: &[&str]) -> Result<Vec<Value>> {
+pub fn sockets(namespace: &Namespace, arguments: &[&str]) -> Result<Vec<Value>> {
     let options = arguments.iter().copied();
     let words: Vec<&str> =
         std::iter::once("sockets").chain(options).chain(["netns", namespace.name()]).collect();
@@ -114,32 +114,6 @@ pub fn close_wait_counted() -> Result<()> {
     ensure!(owner["over_minute"] == 0 && owner["exact"] == true, "{owner:#}");
     ensure!(found.iter().all(|object| object["kind"] == "owner" || remarks(object).is_empty()), "{found:#?}");
     ensure!(found.iter().filter(|object| object["kind"] == "socket").count() == 20);
-    Ok(())
-}
-
-/// After a minute it is a leak, and whether the program has read the end is told.
-pub fn close_wait_over_a_minute() -> Result<()> {
-    let net = Topology::new()?;
-    let (unread, read) = (Family::V4.server(18718), Family::V4.server(18719));
-    let serve = |address| {
-        servers::steps(&net.server, &format!("tcp reuseaddr bind={address} listen=8 accept close wait"))
-    };
-    let _servers = [serve(unread)?, serve(read)?];
-    let blind = net.client.spawn(&clients::steps(&format!("connect={unread} wait"))?)?;
-    let lazy = net.client.spawn(&clients::steps(&format!("connect={read} recv wait"))?)?;
-    lazy.wait_for_line("received 0, then end", START)?;
-    blind.wait_for_line("connected", START)?;
-    std::thread::sleep(Duration::from_secs(61));
-    let found = sockets(&net.client, &["--state", "close-wait"])?;
-    for (process, says) in [(&blind, "has not read the end"), (&lazy, "has read the end")] {
-        let owner = only(&found, "owners", |object| pid(object) == Some(process.pid()))?;
-        ensure!(owner["over_minute"] == 1 && owner["over_ten_minutes"] == 0, "{owner:#}");
-        let its =
-            |object: &Value| object["kind"] == "socket" && object["processes"][0]["pid"] == process.pid();
-        let socket = only(&found, "sockets", its)?;
-        ensure!(remarks(socket) == ["close-wait"], "{socket:#}");
-        ensure!(socket["remarks"][0]["text"].as_str().is_some_and(|text| text.contains(says)), "{socket:#}");
-    }
     Ok(())
 }
 

@@ -69,11 +69,22 @@ fn advise(evidence: &Evidence, call: Call, finding: Finding) -> Finding {
         Call::Bind => String::new(),
         _ => format!(" 'dst = {} and dport = :{}'", peer.ip(), peer.port()),
     };
+    let finding = match evidence.facts.holders.iter().flatten().any(is_time_wait) {
+        true => finding.next("see whose the ones in TIME_WAIT are", timewait_command(call, peer)),
+        false => finding,
+    };
     finding
         .next("count them by state", format!("{prefix}ss -Htan{filter} | cut -d' ' -f1 | sort | uniq -c"))
         .next("see who holds them", format!("{prefix}ss -Htanp{filter} | head -20"))
         .advise("reuse connections (keep-alive, a pool) instead of opening one per request")
         .next("quick relief: a larger range", format!("{prefix}sysctl -w {RANGE}='1024 65535'"))
+}
+
+fn timewait_command(call: Call, peer: std::net::SocketAddr) -> String {
+    match call {
+        Call::Bind => "netdiag timewait".to_owned(),
+        _ => format!("netdiag timewait dst host {} and dst port {}", peer.ip(), peer.port()),
+    }
 }
 
 /// ": 28000 in TIME_WAIT, 232 of curl[7]"; the largest two.
@@ -121,6 +132,7 @@ fn explanation(evidence: &Evidence, call: Call, size: Option<u64>, held: Option<
     match holders.first() {
         Some(first) if is_time_wait(first) => {
             text += " TIME_WAIT keeps a port for 60 seconds after this side closed first.";
+            text += &likely_makers(evidence);
         }
         Some(first) if state_key(first) == "closewait" => {
             text += " Most are in CLOSE_WAIT: the peer has closed, and the program does not close its end.";
@@ -128,6 +140,20 @@ fn explanation(evidence: &Evidence, call: Call, size: Option<u64>, held: Option<
         _ => {}
     }
     text
+}
+
+/// Who made the sockets in TIME_WAIT, where one program alone has to do with the destination: it holds the other
+/// sockets there, and makes the connection that failed.
+fn likely_makers(evidence: &Evidence) -> String {
+    let holders = evidence.facts.holders.iter().flatten().filter_map(|holder| holder.process.as_ref());
+    let owner = evidence.connection.owner.as_ref().map(|owner| owner.comm.as_str());
+    let mut names: Vec<&str> = holders.map(|process| process.comm.as_str()).chain(owner).collect();
+    names.sort_unstable();
+    names.dedup();
+    match names.as_slice() {
+        [name] => format!(" They were likely made by {name}, the only program seen with this destination."),
+        _ => String::new(),
+    }
 }
 
 /// Ports that the kernel may choose from.

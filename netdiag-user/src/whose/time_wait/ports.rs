@@ -69,7 +69,7 @@ impl PortUse {
     }
 
     pub fn used_percent(&self) -> u64 {
-        if self.size == 0 { 100 } else { self.used * 100 / self.size }
+        (self.used * 100).checked_div(self.size).unwrap_or(100)
     }
 }
 
