@@ -468,6 +468,35 @@ pub struct ExecRecord {
     pub owner: Owner,
 }
 
+/// Entries of the map of that name: closes of this machine between two looks of user space, which are a second apart.
+pub const TIME_WAIT_OWNERS: u32 = 65536;
+
+/// What a socket in TIME_WAIT is found by; source is the local end.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct TimeWaitKey {
+    pub tuple: Tuple,
+    pub netns: u32,
+    pub _pad: u32,
+}
+
+/// Who closed a connection first.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TimeWaitOwner {
+    pub closed_ns: u64,
+    pub owner: Owner,
+    /// Bits of [`time_wait_flag`].
+    pub flags: u32,
+    pub _pad: u32,
+}
+
+/// Bits of [`TimeWaitOwner::flags`].
+pub mod time_wait_flag {
+    /// A thread of the kernel closed it: for the kernel itself, or for a process that is not known.
+    pub const KERNEL_THREAD: u32 = 1;
+}
+
 macro_rules! sizes {
     ($($t:ty = $n:expr;)*) => { $(const _: () = assert!(size_of::<$t>() == $n);)* };
 }
@@ -498,4 +527,6 @@ sizes! {
     ExecRecord = 56;
     SynAckRecord = 64;
     OverflowRecord = 104;
+    TimeWaitKey = 48;
+    TimeWaitOwner = 56;
 }

@@ -1,7 +1,7 @@
 //! netdiag: why did this connection fail?
 //!
 //! Dependencies point one way: `kernel` -> `probes` -> `track` -> `diagnoses` -> `output`; `enrich` serves
-//! `diagnoses`; the binary wires them.
+//! `diagnoses` and `whose`; the binary wires them.
 
 pub mod diagnoses;
 pub mod drops;
@@ -13,3 +13,4 @@ mod memory;
 pub mod output;
 pub mod probes;
 pub mod track;
+pub mod whose;

@@ -4,6 +4,7 @@ mod cli;
 mod drops;
 mod harness;
 mod healthy;
+mod leak;
 mod local;
 mod refused;
 mod reset;
@@ -11,6 +12,7 @@ mod samples;
 mod skips;
 mod timeout;
 mod unreachable;
+mod whose;
 
 fn main() -> std::process::ExitCode {
     let scenarios = [
@@ -21,8 +23,10 @@ fn main() -> std::process::ExitCode {
         reset::SCENARIOS,
         local::SCENARIOS,
         drops::SCENARIOS,
+        leak::SCENARIOS,
         healthy::SCENARIOS,
         cli::SCENARIOS,
+        whose::SCENARIOS,
     ];
     netdiag_tests::scenario::main(&scenarios, skips::EXPECTED, samples::SAMPLES)
 }

@@ -5,10 +5,13 @@ mod doctor;
 mod drops;
 mod events;
 mod explain;
+mod port;
 mod run;
 mod shell;
 mod sink;
+mod sockets;
 mod status;
+mod timewait;
 mod watch;
 
 use std::process::ExitCode;
@@ -23,6 +26,9 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(args, &cli.global),
         Command::Watch(args) => watch::watch(args, &cli.global),
         Command::Drops(args) => drops::drops(args, &cli.global),
+        Command::Sockets(args) => sockets::sockets(args, &cli.global),
+        Command::Timewait(args) => timewait::timewait(args, &cli.global),
+        Command::Port(args) => port::port(&args, &cli.global),
         Command::Explain(args) => explain::explain(args, &cli.global),
         Command::Doctor => doctor::doctor(&cli.global),
         Command::Completions(args) => shell::completions(args, &cli.global),

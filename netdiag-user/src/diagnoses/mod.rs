@@ -3,6 +3,7 @@
 pub mod drop;
 mod evidence;
 mod finding;
+pub mod leak;
 mod local;
 mod refused;
 mod reset;
@@ -41,7 +42,7 @@ impl Diagnosis {
 
 /// All diagnoses, by symptom.
 pub fn catalogue() -> impl Iterator<Item = &'static Diagnosis> {
-    [refused::ALL, timeout::ALL, unreachable::ALL, reset::ALL, local::ALL, drop::ALL].into_iter().flatten()
+    [refused::ALL, timeout::ALL, unreachable::ALL, reset::ALL, local::ALL, leak::ALL, drop::ALL].into_iter().flatten()
 }
 
 /// Entry of a code.

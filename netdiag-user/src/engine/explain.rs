@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::{Engine, Explained, now_ns};
-use crate::diagnoses::{self, Coverage, Evidence};
+use crate::diagnoses::{self, Coverage, Evidence, leak};
 use crate::enrich::facts::NetnsFact;
 use crate::enrich::{conntrack, netns, owners, queues};
 use crate::kernel::registry::{Probe, Weight};
@@ -35,7 +35,9 @@ impl Engine {
             wire,
             wire_since_suspect: since.is_some(),
         };
-        let troubled = connection.errno.is_some() || !is_orderly(&connection);
+        let leaked = leak::time_in_close_wait(&timeline, &connection.end, connection.end_ns)
+            .is_some_and(|time| time >= leak::OLD);
+        let troubled = connection.errno.is_some() || !is_orderly(&connection) || leaked;
         let mut facts =
             if troubled { self.gatherer.gather(&connection, samples) } else { Default::default() };
         facts.other_netns = other_end.as_ref().map(|other| {

@@ -80,31 +80,7 @@ impl std::fmt::Debug for Session {
 impl Session {
     /// Checks rights, resolves the kernel's fields, loads and attaches.
     pub fn start(options: Options) -> Result<(Self, RingBuf<MapData>), KernelError> {
-        capabilities::require()?;
-        capabilities::require_no_lockdown()?;
-        let mut loader = EbpfLoader::new();
-        // It has read all of the kernel's BTF, 15 MB, for relocations that programs of Rust do not have. It goes
-        // before anything else comes.
-        loader.btf(None);
-        let btf = Btf::vmlinux().map_err(KernelError::NoBtf)?;
-        capabilities::require_recent(&btf)?;
-        let offsets = offsets::resolve(&btf)?;
-        let reasons = Reasons::read(&btf);
-        let config = config_bits(&btf, options);
-        let actions = if options.drops { reasons.all_drop_actions() } else { reasons.drop_actions() };
-        let errno_mask = errno_mask();
-        let own_netns = own_netns();
-        let ids = attach_ids::of(&btf, hooks())?;
-        let changed = changed_functions(&btf);
-        drop(btf);
-        let mut ebpf = loader
-            .override_global("OFFSETS", offsets.values.as_slice(), true)
-            .override_global("CONFIG", &config, true)
-            .override_global("OWN_NETNS", &own_netns, true)
-            .override_global("DROP_ACTION", actions.as_slice(), true)
-            .override_global("ERRNO_MASK", errno_mask.as_slice(), true)
-            .override_global("SOCKET_CALLS", SOCKET_CALLS.as_slice(), true)
-            .load(OBJECT)?;
+        let Loaded { mut ebpf, offsets, reasons, ids, changed } = load(options, &[("TIME_WAIT_OWNERS", 1)])?;
         let counters = PerCpuArray::try_from(take_map(&mut ebpf, "COUNTERS")?)?;
         let tracked = BpfHashMap::try_from(take_map(&mut ebpf, "TRACKED")?)?;
         let watched = BpfHashMap::try_from(take_map(&mut ebpf, "WATCHED_NETNS")?)?;
@@ -123,7 +99,12 @@ impl Session {
             offsets,
         };
         for probe in PROBES {
-            if probe.when == Use::FollowProcesses && !options.follow_processes {
+            let wanted = match probe.when {
+                Use::Always => true,
+                Use::FollowProcesses => options.follow_processes,
+                Use::TimeWait => false,
+            };
+            if !wanted {
                 continue;
             }
             if options.drops && !probe.tells_drops() {
@@ -218,7 +199,50 @@ impl Session {
     }
 }
 
-fn take_map(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map, KernelError> {
+/// The object with its maps, and what is needed to attach its programs.
+pub(super) struct Loaded {
+    pub(super) ebpf: Ebpf,
+    offsets: Offsets,
+    reasons: Reasons,
+    pub(super) ids: aya::Btf,
+    pub(super) changed: Vec<&'static str>,
+}
+
+/// Checks rights, resolves the kernel's fields and loads the object; maps that this session does not use are made
+/// small.
+pub(super) fn load(options: Options, small: &[(&str, u32)]) -> Result<Loaded, KernelError> {
+    capabilities::require()?;
+    capabilities::require_no_lockdown()?;
+    let mut loader = EbpfLoader::new();
+    // It has read all of the kernel's BTF, 15 MB, for relocations that programs of Rust do not have. It goes
+    // before anything else comes.
+    loader.btf(None);
+    let btf = Btf::vmlinux().map_err(KernelError::NoBtf)?;
+    capabilities::require_recent(&btf)?;
+    let offsets = offsets::resolve(&btf)?;
+    let reasons = Reasons::read(&btf);
+    let config = config_bits(&btf, options);
+    let actions = if options.drops { reasons.all_drop_actions() } else { reasons.drop_actions() };
+    let errno_mask = errno_mask();
+    let own_netns = own_netns();
+    let ids = attach_ids::of(&btf, hooks())?;
+    let changed = changed_functions(&btf);
+    drop(btf);
+    for (map, entries) in small {
+        loader.map_max_entries(map, *entries);
+    }
+    let ebpf = loader
+        .override_global("OFFSETS", offsets.values.as_slice(), true)
+        .override_global("CONFIG", &config, true)
+        .override_global("OWN_NETNS", &own_netns, true)
+        .override_global("DROP_ACTION", actions.as_slice(), true)
+        .override_global("ERRNO_MASK", errno_mask.as_slice(), true)
+        .override_global("SOCKET_CALLS", SOCKET_CALLS.as_slice(), true)
+        .load(OBJECT)?;
+    Ok(Loaded { ebpf, offsets, reasons, ids, changed })
+}
+
+pub(super) fn take_map(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map, KernelError> {
     ebpf.take_map(name).ok_or_else(|| KernelError::Object { what: "map", name: name.to_owned() })
 }
 

@@ -14,6 +14,7 @@ pub mod reasons;
 pub mod registry;
 pub mod stats;
 pub mod symbols;
+pub mod time_wait;
 pub mod wire;
 
 pub use error::KernelError;

@@ -15,13 +15,17 @@ mod event;
 mod fold;
 mod icmp;
 mod json;
+mod owner;
 mod page;
 mod path;
 mod report;
 mod sink;
+mod socket;
 mod style;
+mod table;
 #[cfg(test)]
 mod testing;
+mod time_wait;
 mod timeline;
 
 pub use card::{card, repeat_line};
@@ -35,9 +39,12 @@ pub use drop_text::{drop_block, drop_line, normal_line};
 pub use event::Event;
 pub use fold::Folder;
 pub use json::JsonLines;
+pub use owner::{KeeperReport, keeper_text};
 pub use page::page;
 pub use report::{
     ConnectionPart, CoveragePart, Endpoint, FirewallPart, Head, ProcessPart, Report, Translated,
 };
 pub use sink::{Sink, Stream};
+pub use socket::{HolderPart, RemarkPart, SocketReport, port_text, socket_table};
 pub use style::{Look, Style, utf8_locale};
+pub use time_wait::{Told, time_wait_json, time_wait_text};
