@@ -88,6 +88,7 @@ pub struct Engine {
     filter: Option<Prefilter>,
     searches: Budget,
     namings: Budget,
+    comparisons: Budget,
     lost: VecDeque<(u64, u64)>,
     /// How many are lost until now; asked once for all connections that are finished together.
     lost_now: Option<u64>,
@@ -125,6 +126,7 @@ impl Engine {
             filter: None,
             searches: Budget::default(),
             namings: Budget::default(),
+            comparisons: Budget::default(),
             lost: VecDeque::new(),
             lost_now: None,
             containers: Containers::default(),
@@ -293,18 +295,28 @@ impl Engine {
         self.samples.insert(suspect.sock, sample);
     }
 
-    /// Asks the kernel which rule dropped a packet, while the rule is still there.
+    /// Asks the kernel which rule dropped a packet, while the rule is still there, and else the ruleset.
     fn name_rule(&mut self, drop: &mut Drop) {
-        if drop.frames.words.is_empty() {
+        let frames = std::mem::take(&mut drop.frames);
+        // What the packet filter drops comes with its stack.
+        if !self.session.reasons.is_drop(drop.reason, "NETFILTER_DROP") || drop.stack.is_empty() {
             return;
         }
-        let frames = std::mem::take(&mut drop.frames);
-        let by_nftables = self.tracker.symbol(drop.location).is_some_and(|name| name == "nft_do_chain");
+        let Some(symbol) = self.tracker.symbol(drop.location) else { return };
+        let stack: Vec<String> = drop.stack.iter().filter_map(|at| self.tracker.symbol(*at)).collect();
+        let hook = hook_of(&stack);
+        let by_nftables = symbol == "nft_do_chain";
+        // In a flood most come without.
+        if by_nftables && frames.words.is_empty() {
+            return;
+        }
         if by_nftables && let Some(mut memory) = self.session.memory() {
-            let stack: Vec<String> = drop.stack.iter().filter_map(|at| self.tracker.symbol(*at)).collect();
-            let mut name = || self.firewall.name(drop, &frames, hook_of(&stack), &mut memory);
+            let mut name = || self.firewall.name(drop, &frames, hook, &mut memory);
             // The kernel sends few of these. Where the whole machine is watched, others' drops are named too.
             if self.follows { name() } else { self.namings.within(name).unwrap_or_default() }
+        }
+        if drop.rule.is_none() {
+            self.comparisons.within(|| self.firewall.compare(drop, &symbol, hook, now_ns()));
         }
     }
 

@@ -107,7 +107,7 @@ impl Engine {
     fn look_at_rules(&mut self, evidence: &mut Evidence) {
         for moment in &mut evidence.timeline {
             if let What::Dropped { rule: Some(rule), place, .. } = &mut moment.what {
-                self.firewall.look_again(place.netns, rule);
+                self.firewall.look_again(place.netns, rule, now_ns());
             }
         }
     }

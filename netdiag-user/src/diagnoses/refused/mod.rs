@@ -81,7 +81,9 @@ fn rejected(evidence: &Evidence) -> bool {
         });
         of_request.map(|(time_ns, ())| time_ns).last()
     };
-    let filter = last(|reason, rule| reason == "NETFILTER_DROP" && rule.is_none_or(|rule| rule.rejects));
+    let filter = last(|reason, rule| {
+        reason == "NETFILTER_DROP" && rule.is_none_or(|rule| rule.may_reject() || !rule.basis.is_exact())
+    });
     let socket = last(|reason, _| reason == "NO_SOCKET");
     filter.is_some_and(|filter| socket.is_none_or(|socket| socket < filter))
 }

@@ -103,6 +103,22 @@ impl Rulesets {
         rule.engine = engine(of_table.any(|(_, line)| line.xtables));
     }
 
+    /// Adds the words of rules that were found by their handles in a listing of just now.
+    pub(super) fn add_words(&mut self, inode: u64, rules: &mut [&mut DropRule]) {
+        if self.refresh(inode).is_none() {
+            return;
+        }
+        let Some(known) = self.known.get(&inode) else { return };
+        for rule in rules {
+            let Some(line) = known.line(rule) else { continue };
+            rule.engine = engine(line.xtables);
+            rule.number = line.xtables.then_some(line.number);
+            rule.rejects |= line.xtables && line.text.contains(" -j REJECT");
+            rule.text = Some(line.text.clone());
+            rule.comment = line.comment.clone();
+        }
+    }
+
     /// Whether the ruleset still has the rule, in the same words and under the same handle.
     pub(super) fn look_again(&mut self, inode: u64, rule: &mut DropRule) {
         let fresh = self.known.get(&inode).is_some_and(Ruleset::is_fresh);

@@ -1,0 +1,178 @@
+//! Rules that the kernel does not name: the packet is compared with the ruleset, and counters speak for and against.
+//!
+//! A rule of iptables-legacy always counts, one of nftables where it is told to. What has counted nothing has dropped
+//! nothing; and of rules that fit a packet, the one whose counter grew between two readings dropped what was dropped
+//! meanwhile. So the ruleset is read right after a drop, and that reading is kept for the next one.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use super::command::output;
+use super::matching::{Chains, Found, Subject, nft, xtables};
+use crate::enrich::netns;
+use crate::probes::{Basis, DropRule, Engine};
+
+/// The ruleset is not read more often than this in one namespace.
+const AT_LEAST_NS: u64 = 50_000_000;
+/// A rule is looked for again in a reading no older than this.
+const TRUSTED_NS: u64 = 250_000_000;
+/// Rulesets that are kept.
+const MAX_READINGS: usize = 64;
+
+/// Whose rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Source {
+    /// `family`: `ip` or `ip6`.
+    Legacy {
+        v4: bool,
+    },
+    Nftables,
+}
+
+#[derive(Debug)]
+enum Ruleset {
+    Saved(String),
+    Listed(Value),
+}
+
+#[derive(Debug)]
+struct Reading {
+    /// When it was begun, `CLOCK_MONOTONIC`.
+    taken_ns: u64,
+    ruleset: Ruleset,
+}
+
+#[derive(Debug, Default)]
+struct Readings {
+    now: Option<Reading>,
+    before: Option<Reading>,
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(super) struct Fallback {
+    known: HashMap<(u64, Source), Readings>,
+}
+
+impl Fallback {
+    /// The rule that may have dropped a packet at `dropped_ns`, with others that may have as well.
+    pub(super) fn find(
+        &mut self,
+        inode: u64,
+        source: Source,
+        subject: &Subject<'_>,
+        dropped_ns: u64,
+        now_ns: u64,
+    ) -> Option<DropRule> {
+        self.read(inode, source, dropped_ns, AT_LEAST_NS, now_ns);
+        let Readings { now, before } = self.known.get(&(inode, source))?;
+        let now = now.as_ref()?;
+        let mut found = now.candidates(source, subject);
+        let mut basis = Basis::Matching;
+        if now.taken_ns >= dropped_ns {
+            // What the rule was, it may no longer be.
+            found.retain(|found| found.packets != Some(0));
+            if let Some(before) = before.as_ref().filter(|before| before.taken_ns < dropped_ns) {
+                let earlier = before.candidates(source, subject);
+                found.retain(|found| grew(found, &earlier) != Some(false));
+                if let [only] = found.as_slice()
+                    && grew(only, &earlier) == Some(true)
+                {
+                    basis = Basis::Counter;
+                }
+            }
+        }
+        let mut rules = found.into_iter().map(|found| rule(found, source, basis));
+        let first = rules.next()?;
+        Some(DropRule { others: rules.collect(), ..first })
+    }
+
+    /// Whether the ruleset of iptables-legacy still has the rule, in the same words.
+    pub(super) fn look_again(&mut self, inode: u64, rule: &mut DropRule, now_ns: u64) {
+        let source = Source::Legacy { v4: rule.family == "ip" };
+        self.read(inode, source, now_ns.saturating_sub(TRUSTED_NS), 0, now_ns);
+        let reading = self.known.get(&(inode, source)).and_then(|readings| readings.now.as_ref());
+        let (Some(Ruleset::Saved(saved)), Some(text)) = (reading.map(|reading| &reading.ruleset), &rule.text)
+        else {
+            return;
+        };
+        let mut table = "";
+        rule.gone = !saved.lines().any(|line| {
+            table = line.strip_prefix('*').unwrap_or(table);
+            table == rule.table && line.ends_with(text.as_str()) && line.contains("-A ")
+        });
+    }
+
+    /// Reads the ruleset, unless there is a reading from `wanted_ns` on, or one that is not `pause_ns` old.
+    fn read(&mut self, inode: u64, source: Source, wanted_ns: u64, pause_ns: u64, now_ns: u64) {
+        if let Some(Readings { now: Some(reading), .. }) = self.known.get(&(inode, source))
+            && (reading.taken_ns >= wanted_ns || now_ns < reading.taken_ns + pause_ns)
+        {
+            return;
+        }
+        let ruleset =
+            netns::find(inode).and_then(|handle| netns::enter(&handle, || list(source)).ok().flatten());
+        if !self.known.contains_key(&(inode, source)) && self.known.len() >= MAX_READINGS {
+            self.known.clear();
+        }
+        let readings = self.known.entry((inode, source)).or_default();
+        readings.before = readings.now.take();
+        readings.now = ruleset.map(|ruleset| Reading { taken_ns: now_ns, ruleset });
+    }
+}
+
+impl Reading {
+    fn candidates(&self, source: Source, subject: &Subject<'_>) -> Vec<Found> {
+        let chains: Chains = match (&self.ruleset, source) {
+            (Ruleset::Saved(saved), Source::Legacy { v4: true }) => xtables::chains(saved, "ip", subject),
+            (Ruleset::Saved(saved), _) => xtables::chains(saved, "ip6", subject),
+            (Ruleset::Listed(listing), _) => nft::chains(listing, subject),
+        };
+        chains.candidates()
+    }
+}
+
+/// `None` where a rule does not count, or was not there before.
+fn grew(found: &Found, earlier: &[Found]) -> Option<bool> {
+    let before = earlier.iter().find(|earlier| earlier.is(found))?;
+    Some(found.packets? > before.packets?)
+}
+
+fn rule(found: Found, source: Source, basis: Basis) -> DropRule {
+    let Found { family, table, table_handle, chain, rule, rejects, .. } = found;
+    let legacy = matches!(source, Source::Legacy { .. });
+    let engine = if legacy { Engine::IptablesLegacy } else { Engine::Nftables };
+    let named =
+        DropRule { engine, family, table, table_handle, chain, rejects, basis, ..DropRule::default() };
+    let Some(rule) = rule else { return named };
+    DropRule {
+        handle: rule.handle,
+        number: legacy.then_some(rule.number),
+        text: Some(rule.text).filter(|text| !text.is_empty()),
+        comment: rule.comment,
+        ..named
+    }
+}
+
+/// In the caller's namespace. Tables that nobody uses are not made by asking: without a name the tools list those
+/// that are there.
+fn list(source: Source) -> Option<Ruleset> {
+    match source {
+        Source::Legacy { v4 } => {
+            let (names, command) = match v4 {
+                true => ("/proc/thread-self/net/ip_tables_names", "iptables-legacy-save"),
+                false => ("/proc/thread-self/net/ip6_tables_names", "ip6tables-legacy-save"),
+            };
+            let tables = std::fs::read_to_string(names).ok()?;
+            if tables.trim().is_empty() {
+                return None;
+            }
+            output(&[command, "-c"]).map(Ruleset::Saved)
+        }
+        Source::Nftables => {
+            let listing = output(&["nft", "-j", "-a", "list", "ruleset"])?;
+            serde_json::from_str(&listing).ok().map(Ruleset::Listed)
+        }
+    }
+}
