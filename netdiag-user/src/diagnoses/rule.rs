@@ -99,6 +99,11 @@ fn command(rule: &DropRule) -> &'static str {
     }
 }
 
+/// What lists the rules of its family.
+pub(super) fn save_command(rule: &DropRule) -> String {
+    format!("{}-save -c", command(rule))
+}
+
 /// What may be done about it; `ns` makes a command run in its namespace.
 pub(super) fn steps(finding: Finding, ns: &str, rule: &DropRule, allow: Allow<'_>) -> Finding {
     if !rule.others.is_empty() {

@@ -42,6 +42,7 @@ impl Engine {
             let inode = other.netns.into();
             NetnsFact { inode, name: netns::name_of(inode) }
         });
+        facts.peer_before = self.hosts.get(connection.netns, connection.peer.ip());
         let mut evidence = Evidence { connection, timeline, other_end, facts, coverage };
         add_conntrack(&mut evidence);
         self.look_at_rules(&mut evidence);

@@ -11,18 +11,23 @@ use crate::track::{Hook, Place, Side, What};
 const AT_ONCE_NS: u64 = 100_000_000;
 
 /// What was rejected, and where.
-struct Rejected<'a> {
-    packet: &'a Packet,
-    symbol: Option<&'a str>,
-    hook: Option<Hook>,
-    place: &'a Place,
+pub(super) struct Rejected<'a> {
+    pub(super) packet: &'a Packet,
+    pub(super) symbol: Option<&'a str>,
+    pub(super) hook: Option<Hook>,
+    pub(super) place: &'a Place,
     /// One that rejects.
-    rule: Option<DropRule>,
+    pub(super) rule: Option<DropRule>,
 }
 
-/// The last request that the packet filter dropped, right before the refusal.
-fn last(evidence: &Evidence) -> Option<Rejected<'_>> {
-    let end = evidence.connection.end_ns;
+/// The last request that the packet filter dropped, right before the refusal; `None` if that was another's.
+pub(super) fn last(evidence: &Evidence) -> Option<Rejected<'_>> {
+    let connection = &evidence.connection;
+    let refused = connection.errno == Some(libc::ECONNREFUSED) && connection.side == Side::Outbound;
+    if !refused || !rejected(evidence) {
+        return None;
+    }
+    let end = connection.end_ns;
     let drops = evidence.drops().filter(|(time_ns, _)| (*time_ns..=*time_ns + AT_ONCE_NS).contains(&end));
     let of_filter = drops.filter_map(|(_, what)| match what {
         What::Dropped { packet, outgoing: true, reason, symbol, hook, place, rule, .. }
@@ -44,10 +49,6 @@ fn last(evidence: &Evidence) -> Option<Rejected<'_>> {
 /// ECONNREFUSED right after netfilter of this machine dropped the request: whoever drops in silence does not answer.
 pub fn reject(evidence: &Evidence) -> Verdict {
     let connection = &evidence.connection;
-    let refused = connection.errno == Some(libc::ECONNREFUSED) && connection.side == Side::Outbound;
-    if !refused || !rejected(evidence) {
-        return Verdict::Healthy;
-    }
     let Some(drop) = last(evidence) else { return Verdict::Healthy };
     let netns = Some(drop.place.netns).filter(|inode| *inode != 0);
     let there = netns_phrase(evidence, netns, drop.place.netns_name.as_deref());

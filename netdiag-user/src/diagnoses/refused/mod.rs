@@ -4,6 +4,8 @@ mod backlog;
 mod firewall;
 mod listener;
 mod peer;
+mod remote;
+mod service;
 #[cfg(test)]
 mod tests;
 
@@ -43,6 +45,30 @@ pub const ALL: &[Diagnosis] = &[
         needs: &["inet_sock_set_state", "kfree_skb"],
         page: include_str!("../pages/refused/firewall-reject.md"),
         check: firewall::reject,
+    },
+    Diagnosis {
+        code: "refused.service-no-endpoints",
+        title: "the Kubernetes Service has no endpoints",
+        specificity: 90,
+        needs: &["inet_sock_set_state", "kfree_skb"],
+        page: include_str!("../pages/refused/service-no-endpoints.md"),
+        check: service::no_endpoints,
+    },
+    Diagnosis {
+        code: "refused.remote-firewall-reject",
+        title: "a firewall on the way or at the peer rejects it",
+        specificity: 40,
+        needs: &["inet_sock_set_state"],
+        page: include_str!("../pages/refused/remote-firewall-reject.md"),
+        check: remote::reject,
+    },
+    Diagnosis {
+        code: "refused.middlebox-reset",
+        title: "somebody on the way resets it in the peer's name",
+        specificity: 45,
+        needs: &["inet_sock_set_state"],
+        page: include_str!("../pages/refused/middlebox-reset.md"),
+        check: remote::middlebox,
     },
     Diagnosis {
         code: "refused.backlog-overflow",

@@ -176,3 +176,94 @@ fn list(source: Source) -> Option<Ruleset> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::enrich::testing::TestNetns;
+    use crate::probes::{Direction, Packet, Tuple, protocol};
+    use crate::track::Hook;
+
+    fn packet() -> Packet {
+        Packet {
+            tuple: Tuple {
+                protocol: protocol::TCP,
+                source: "127.0.0.1:40000".parse().unwrap(),
+                destination: "127.0.0.2:8080".parse().unwrap(),
+            },
+            flags: 0x02,
+            code: 0,
+            ttl: 64,
+            direction: Direction::Egress,
+            seq: 1,
+            ifindex: 1,
+            iif: 0,
+            interface: "lo".into(),
+            netns: 1,
+        }
+    }
+
+    fn saved(first: u64, second: u64) -> Ruleset {
+        Ruleset::Saved(format!(
+            "*filter\n:OUTPUT ACCEPT [0:0]\n[{first}:60] -A OUTPUT -m mark --mark 0x1 -j DROP\n\
+             [{second}:60] -A OUTPUT -p tcp -j DROP\nCOMMIT\n"
+        ))
+    }
+
+    /// What is found at 100 ns in these readings, by their time.
+    fn found(before: Option<(u64, Ruleset)>, now: (u64, Ruleset)) -> Option<(Vec<u64>, Basis)> {
+        let source = Source::Legacy { v4: true };
+        let reading = |(taken_ns, ruleset)| Reading { taken_ns, ruleset };
+        let readings = Readings { now: Some(reading(now)), before: before.map(reading) };
+        let mut fallback = Fallback { known: HashMap::from([((1, source), readings)]) };
+        let packet = packet();
+        let rule = fallback.find(1, source, &Subject { packet: &packet, hook: Hook::Output }, 100, 101)?;
+        let numbers = rule.candidates().filter_map(|rule| rule.number).collect();
+        Some((numbers, rule.basis))
+    }
+
+    #[test]
+    fn counters_speak_for_and_against() {
+        assert_eq!(found(None, (100, saved(3, 4))), Some((vec![1, 2], Basis::Matching)));
+        assert_eq!(found(None, (100, saved(0, 4))), Some((vec![2], Basis::Matching)));
+        assert_eq!(found(None, (100, saved(0, 0))), None, "what counted nothing dropped nothing");
+        assert_eq!(found(None, (99, saved(0, 0))).unwrap().0, [1, 2], "it was read before the drop");
+        let before = || Some((50, saved(3, 4)));
+        assert_eq!(found(before(), (100, saved(3, 5))), Some((vec![2], Basis::Counter)));
+        assert_eq!(found(before(), (100, saved(4, 5))), Some((vec![1, 2], Basis::Matching)));
+        assert_eq!(found(before(), (100, saved(3, 4))), None, "something else dropped it");
+        let late = Some((100, saved(3, 4)));
+        assert_eq!(found(late, (101, saved(3, 4))).unwrap().0, [1, 2], "both were read after the drop");
+        let other = Ruleset::Saved("*filter\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n".into());
+        assert_eq!(found(Some((50, other)), (100, saved(3, 5))), Some((vec![1, 2], Basis::Matching)));
+    }
+
+    #[test]
+    fn rules_are_read_in_their_namespace_and_may_go() {
+        let netns = TestNetns::new();
+        let inode = netns.handle().inode();
+        let enter = |command: &str| {
+            let words = ["netns", "exec", netns.name.as_str(), "sh", "-c", command];
+            std::process::Command::new("ip").args(words).status().is_ok_and(|status| status.success())
+        };
+        if !enter("iptables-legacy -A OUTPUT -p tcp -m tcp --dport 8080 -j DROP") {
+            println!("SKIP: no iptables-legacy");
+            return;
+        }
+        let mut fallback = Fallback::default();
+        let source = Source::Legacy { v4: true };
+        let packet = packet();
+        let subject = Subject { packet: &packet, hook: Hook::Output };
+        // Read before the drop: what counted nothing may have dropped it since.
+        let mut rule = fallback.find(inode, source, &subject, 1001, 1000).unwrap();
+        assert_eq!((rule.number, rule.handle, rule.engine), (Some(1), None, Engine::IptablesLegacy));
+        assert_eq!(rule.text.as_deref(), Some("-A OUTPUT -p tcp -m tcp --dport 8080 -j DROP"));
+        fallback.look_again(inode, &mut rule, 1000);
+        assert!(!rule.gone);
+        assert!(enter("iptables-legacy -R OUTPUT 1 -p tcp -m tcp --dport 80 -j DROP"));
+        fallback.look_again(inode, &mut rule, 1000 + TRUSTED_NS * 2);
+        assert!(rule.gone);
+        assert!(fallback.find(1, source, &subject, 0, 0).is_none(), "no such namespace");
+        assert!(fallback.find(inode, Source::Legacy { v4: false }, &subject, 0, 0).is_none(), "no rules");
+    }
+}

@@ -21,6 +21,7 @@ mod rulesets;
 mod service;
 #[cfg(test)]
 mod testing;
+mod trace;
 mod verdict;
 #[cfg(test)]
 mod verdict_tests;
@@ -31,6 +32,7 @@ use fallback::{Fallback, Source};
 use layout::Layout;
 use matching::Subject;
 use rulesets::Rulesets;
+use trace::Tracers;
 use verdict::{Question, Site, Verdict};
 
 use crate::kernel::btf::Btf;
@@ -52,6 +54,8 @@ pub struct Firewall {
     sites: HashMap<u64, Site>,
     rulesets: Rulesets,
     fallback: Fallback,
+    /// `None` unless the user asked for it.
+    tracers: Option<Tracers>,
 }
 
 /// Where the kernel frees what a rule drops: nftables itself, or the caller of every other filter.
@@ -93,6 +97,25 @@ impl Firewall {
         };
         self.rulesets.describe(inode.into(), &mut rule, fingerprint, &mut is_current);
         service::add_element(inode.into(), &mut rule, &drop.packet.tuple);
+        drop.rule = Some(Box::new(rule));
+    }
+
+    /// From now on has nftables trace the packets of flows whose rule is not known: that takes tables of netdiag's own.
+    pub fn trace(&mut self) {
+        self.tracers.get_or_insert_default();
+    }
+
+    /// Takes the rule from the trace of the packet; without one, packets of that flow are traced from now on.
+    pub fn follow(&mut self, drop: &mut Drop) {
+        let Some(tracers) = &mut self.tracers else { return };
+        let inode = drop.packet.netns.into();
+        let Some(mut rule) = tracers.take(inode, &drop.packet.tuple) else {
+            return tracers.want(inode, &drop.packet.tuple);
+        };
+        self.rulesets.add_words_by_name(inode, &mut rule);
+        // In nft's own words that is what a rule says which rejects.
+        rule.rejects |= rule.text.as_ref().is_some_and(|text| text.split(' ').any(|word| word == "reject"));
+        service::add_element(inode, &mut rule, &drop.packet.tuple);
         drop.rule = Some(Box::new(rule));
     }
 

@@ -191,7 +191,7 @@ fn what_nft_lists_is_compared() {
         json!([{"of the future": {}}, {"drop": null}]),
     ];
     for rule in fits {
-        assert_eq!(listed(&[rule.clone()], &sets, &v4()), ["fw c 1"], "{rule}");
+        assert_eq!(listed(std::slice::from_ref(&rule), &sets, &v4()), ["fw c 1"], "{rule}");
     }
     let others = [
         equal(port(), json!(8081)),
@@ -207,7 +207,7 @@ fn what_nft_lists_is_compared() {
         json!([{"counter": null}]),
     ];
     for rule in others {
-        assert_eq!(listed(&[rule.clone()], &sets, &v4()), [""; 0], "{rule}");
+        assert_eq!(listed(std::slice::from_ref(&rule), &sets, &v4()), [""; 0], "{rule}");
     }
 }
 
