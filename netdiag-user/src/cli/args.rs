@@ -55,6 +55,12 @@ pub struct Global {
     /// when tc watches.
     #[arg(long, global = true, value_enum, value_name = "KIND")]
     pub attach: Option<AttachBy>,
+    /// Read nothing of the kernel's memory on demand
+    ///
+    /// Which rule of nftables dropped a packet is then found by comparing the packet with the ruleset, as it is on
+    /// kernels that do not let their memory be read (lockdown).
+    #[arg(long, global = true)]
+    pub no_peek: bool,
     /// No colours (NO_COLOR does the same)
     #[arg(long, global = true)]
     pub no_color: bool,
@@ -128,6 +134,13 @@ pub struct RunArgs {
     /// run by some nanoseconds. No setting is changed.
     #[arg(long)]
     pub stats: bool,
+    /// Let nftables trace packets that are dropped by a rule which the kernel does not name otherwise
+    ///
+    /// For that netdiag adds a table of its own, netdiag_trace_PID, to nftables in the network namespace of the drop, with
+    /// `meta nftrace set 1` for that flow alone, and the copy of the packet that is sent again names the rule exactly. The
+    /// table is gone when netdiag ends, also if it is killed. Nothing is added while the kernel names the rule itself.
+    #[arg(long)]
+    pub trace_rules: bool,
     /// Append the evidence of each connection that failed to this file, one JSON object a line
     #[arg(long, value_name = "FILE")]
     pub save_evidence: Option<PathBuf>,
@@ -160,6 +173,13 @@ pub struct WatchArgs {
     /// run by some nanoseconds. No setting is changed.
     #[arg(long)]
     pub stats: bool,
+    /// Let nftables trace packets that are dropped by a rule which the kernel does not name otherwise
+    ///
+    /// For that netdiag adds a table of its own, netdiag_trace_PID, to nftables in the network namespace of the drop, with
+    /// `meta nftrace set 1` for that flow alone, and the copy of the packet that is sent again names the rule exactly. The
+    /// table is gone when netdiag ends, also if it is killed. Nothing is added while the kernel names the rule itself.
+    #[arg(long)]
+    pub trace_rules: bool,
     /// Append the evidence of each connection that failed to this file, one JSON object a line
     #[arg(long, value_name = "FILE")]
     pub save_evidence: Option<PathBuf>,

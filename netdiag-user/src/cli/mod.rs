@@ -21,6 +21,9 @@ use args::{Cli, Command};
 /// What a subcommand could not do; exit status 2.
 pub const FAILED: u8 = 2;
 
+/// What `--trace-rules` does to the machine.
+const TRACES: &str = "--trace-rules: where the kernel does not name a rule itself, a table netdiag_trace_PID is added to nftables for as long as netdiag runs";
+
 pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run(args) => run::run(args, &cli.global),

@@ -14,9 +14,9 @@ use nix::unistd::Pid;
 
 use super::args::{Global, RunArgs};
 use super::events::{Received, Signals, wait};
-use super::say;
 use super::sink::{Sink, Stream};
 use super::status::{OwnCost, Status};
+use super::{TRACES, say};
 
 /// A shell's status for a command that is not there.
 const NOT_FOUND: u8 = 127;
@@ -37,6 +37,13 @@ pub fn run(args: RunArgs, global: &Global) -> anyhow::Result<ExitCode> {
         attach: global.attach(),
         ..Options::default()
     })?;
+    if global.no_peek {
+        engine.never_peek();
+    }
+    if args.trace_rules {
+        engine.trace_rules();
+        say(format_args!("{TRACES}"));
+    }
     let mut signals =
         Signals::new(&[Signal::SIGCHLD, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP])?;
     if let Some(own) = netns::current_inode() {

@@ -13,9 +13,9 @@ use nix::sys::signal::Signal;
 
 use super::args::{Global, WatchArgs};
 use super::events::{Signals, wait};
-use super::say;
 use super::sink::{Sink, Stream, may_match};
 use super::status::{OwnCost, Status};
+use super::{TRACES, say};
 
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -31,6 +31,13 @@ pub fn watch(args: WatchArgs, global: &Global) -> anyhow::Result<ExitCode> {
         attach: global.attach(),
         ..Options::default()
     })?;
+    if global.no_peek {
+        engine.never_peek();
+    }
+    if args.trace_rules {
+        engine.trace_rules();
+        say(format_args!("{TRACES}"));
+    }
     if let Some(filter) = early {
         engine.only(move |connection| may_match(&filter, connection));
     }

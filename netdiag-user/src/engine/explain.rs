@@ -44,6 +44,7 @@ impl Engine {
             let inode = other.netns.into();
             NetnsFact { inode, name: netns::name_of(inode) }
         });
+        facts.peer_before = self.hosts.get(connection.netns, connection.peer.ip());
         let mut evidence = Evidence { connection, timeline, other_end, facts, coverage };
         add_conntrack(&mut evidence);
         self.look_at_rules(&mut evidence);
@@ -109,7 +110,7 @@ impl Engine {
     fn look_at_rules(&mut self, evidence: &mut Evidence) {
         for moment in &mut evidence.timeline {
             if let What::Dropped { rule: Some(rule), place, .. } = &mut moment.what {
-                self.firewall.look_again(place.netns, rule);
+                self.firewall.look_again(place.netns, rule, now_ns());
             }
         }
     }
