@@ -42,7 +42,9 @@ impl Diagnosis {
 
 /// All diagnoses, by symptom.
 pub fn catalogue() -> impl Iterator<Item = &'static Diagnosis> {
-    [refused::ALL, timeout::ALL, unreachable::ALL, reset::ALL, local::ALL, leak::ALL, drop::ALL].into_iter().flatten()
+    [refused::ALL, timeout::ALL, unreachable::ALL, reset::ALL, local::ALL, leak::ALL, drop::ALL]
+        .into_iter()
+        .flatten()
 }
 
 /// Entry of a code.

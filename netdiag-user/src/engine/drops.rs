@@ -1,6 +1,6 @@
 //! Drops by themselves, without connections: what `netdiag drops` is told.
 
-use super::{BATCH, Engine};
+use super::{BATCH, Engine, now_ns};
 use crate::drops::reasons::class;
 use crate::drops::{Dropped, Way, Who, Whose};
 use crate::enrich::netns::Names;
@@ -100,6 +100,6 @@ impl Engine {
 
     /// Whether a rule is still there, in the words that it has now.
     pub fn look_at_rule(&mut self, netns: u32, rule: &mut DropRule) {
-        self.firewall.look_again(netns, rule);
+        self.firewall.look_again(netns, rule, now_ns());
     }
 }

@@ -196,9 +196,8 @@ fn wrap_kept(line: &str, room: usize) -> Vec<String> {
     }
 }
 
-/// `inet filter output handle 12:  ip daddr 10.1.2.3 drop`; `None` while the rule is not known.
 /// The rule, or each that may have been the one.
-fn rules(firewall: &FirewallPart) -> Vec<String> {
+pub(super) fn rules(firewall: &FirewallPart) -> Vec<String> {
     /// More than these are in the JSON.
     const SHOWN: usize = 8;
     if firewall.candidates.is_empty() {
@@ -213,6 +212,7 @@ fn rules(firewall: &FirewallPart) -> Vec<String> {
     rules
 }
 
+/// `inet filter output handle 12:  ip daddr 10.1.2.3 drop`; `None` while the rule is not known.
 fn rule_text(firewall: &FirewallPart) -> Option<String> {
     let table = firewall.table.as_ref()?;
     let engine = firewall.engine.as_ref().filter(|engine| *engine != "nftables");

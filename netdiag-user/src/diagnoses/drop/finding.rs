@@ -6,7 +6,7 @@ use crate::drops::{Dropped, Way, Whose};
 use crate::track::Place;
 
 /// The entry of the catalogue, and what is to be said; `None` for what is normal. The kernel itself gave the reason,
-/// so it is certain.
+/// so it is certain, unless a rule is named that was found by comparing.
 pub fn finding(drop: &Dropped) -> Option<(&'static Diagnosis, Finding)> {
     let diagnosis = find(drop.class.code()?)?;
     let place = Place {
@@ -29,7 +29,8 @@ pub fn finding(drop: &Dropped) -> Option<(&'static Diagnosis, Finding)> {
 fn with_firewall(finding: Finding, drop: &Dropped) -> Finding {
     let by_nftables = drop.symbol.as_deref() == Some("nft_do_chain");
     let engine = by_nftables.then(|| "nftables".to_owned());
-    finding.firewall(rule::fact(engine, drop.hook, drop.rule.as_deref()))
+    let fact = rule::fact(engine, drop.hook, drop.rule.as_deref());
+    Finding { confidence: rule::confidence(Some(&fact)), ..finding.firewall(fact) }
 }
 
 /// "SYN from 10.0.0.9:4711 to 10.1.2.3:22 dropped"
