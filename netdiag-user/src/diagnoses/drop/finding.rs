@@ -14,7 +14,7 @@ pub fn finding(drop: &Dropped) -> Option<(&'static Diagnosis, Finding)> {
         netns_name: drop.netns_name.clone(),
         interface: Some(drop.packet.interface.to_string()),
     };
-    let stage = stage(diagnosis.code, &drop.reason_name);
+    let stage = stage(diagnosis.code, &drop.reason_name, drop.symbol.as_deref());
     let place = Where::new(WhereSide::Local, stage).at(&place).symbol(drop.symbol.as_deref());
     let finding = Finding::new(Confidence::Certain, place, headline(drop), cause(drop));
     let finding = finding.explain(explanation(drop));
@@ -66,7 +66,7 @@ fn explanation(drop: &Dropped) -> String {
     format!("{way}{whose}{rule} The kernel's reason is {}{symbol}.", drop.reason_name)
 }
 
-fn stage(code: &str, reason: &str) -> Stage {
+fn stage(code: &str, reason: &str, symbol: Option<&str>) -> Stage {
     match code {
         "drop.firewall" => Stage::Netfilter,
         "drop.reverse-path-filter"
@@ -83,6 +83,9 @@ fn stage(code: &str, reason: &str) -> Stage {
             _ => Stage::Tc,
         },
         _ if reason.starts_with("NEIGH_") => Stage::Neighbour,
+        _ if symbol.is_some_and(|name| name.starts_with("neigh_") || name.starts_with("ndisc_")) => {
+            Stage::Neighbour
+        }
         _ if reason.starts_with("TCP_") => Stage::Tcp,
         _ if reason.starts_with("DEV_") => Stage::Device,
         _ => Stage::Socket,
