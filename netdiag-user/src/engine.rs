@@ -1,6 +1,7 @@
 //! The whole way, wired: records of the kernel to explained connections. `run`, `watch` and the like drive it.
 
 mod budget;
+mod dropped_at;
 mod explain;
 
 use std::collections::{HashMap, VecDeque};

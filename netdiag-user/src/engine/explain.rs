@@ -2,10 +2,10 @@
 
 use std::rc::Rc;
 
-use super::{Engine, Explained, now_ns};
+use super::{Engine, Explained, dropped_at, now_ns};
 use crate::diagnoses::{self, Coverage, Evidence};
 use crate::enrich::facts::NetnsFact;
-use crate::enrich::{conntrack, netns, owners, queues};
+use crate::enrich::{netns, owners, queues};
 use crate::kernel::registry::{Probe, Weight};
 use crate::probes::Owner;
 use crate::track::{Connection, End, Finished, Side, What};
@@ -43,7 +43,9 @@ impl Engine {
             NetnsFact { inode, name: netns::name_of(inode) }
         });
         let mut evidence = Evidence { connection, timeline, other_end, facts, coverage };
-        add_conntrack(&mut evidence);
+        if troubled {
+            self.look_at_drops(&mut evidence);
+        }
         self.look_at_rules(&mut evidence);
         self.name_interfaces(&mut evidence);
         let mut diagnosis = if troubled { diagnoses::diagnose(&evidence) } else { None };
@@ -103,6 +105,17 @@ impl Engine {
         });
     }
 
+    /// What was there where packets were dropped.
+    fn look_at_drops(&mut self, evidence: &mut Evidence) {
+        let mut facts = std::mem::take(&mut evidence.facts);
+        if self.follows {
+            dropped_at::look(evidence, &mut facts);
+        } else {
+            self.searches.within(|| dropped_at::look(evidence, &mut facts));
+        }
+        evidence.facts = facts;
+    }
+
     /// A rule may have been removed since it dropped the packet.
     fn look_at_rules(&mut self, evidence: &mut Evidence) {
         for moment in &mut evidence.timeline {
@@ -130,24 +143,6 @@ impl Engine {
             }
         }
     }
-}
-
-/// A drop in a hook, but by no rule of nftables: the connection tracking table may be full there.
-fn add_conntrack(evidence: &mut Evidence) {
-    let mut places: Vec<u32> = evidence
-        .drops()
-        .filter_map(|(_, what)| match what {
-            What::Dropped { reason, symbol: Some(symbol), place, .. }
-                if reason == "NETFILTER_DROP" && symbol == "nf_hook_slow" =>
-            {
-                Some(place.netns)
-            }
-            _ => None,
-        })
-        .collect();
-    places.sort_unstable();
-    places.dedup();
-    evidence.facts.conntrack.extend(places.into_iter().filter_map(|netns| conntrack::of(netns.into())));
 }
 
 /// Whether both sides said goodbye, or nobody was hurt: nothing to explain.

@@ -8,6 +8,7 @@
 mod cgroup;
 pub mod conntrack;
 pub mod containers;
+pub mod droppers;
 mod error;
 pub mod facts;
 mod fib;

@@ -1,5 +1,6 @@
 //! Scenarios of the symptom `timeout`: the registry here, the stories beside it.
 
+mod dropper;
 mod established;
 mod firewall;
 mod listener;
@@ -103,6 +104,27 @@ pub const SCENARIOS: &[Scenario] = &[
     S::hit("timeout.conntrack-full", "v4", firewall::conntrack_table_full).needs(CONNTRACK),
     S::near_miss("timeout.conntrack-full", "nearly_full", firewall::conntrack_table_nearly_full).needs(CONNTRACK),
     S::near_miss("timeout.conntrack-full", "legacy_rule", || firewall::iptables(V4, "legacy")).needs(IPTABLES_LEGACY),
+
+    S::hit("timeout.bpf-drop", "tc_v4", || dropper::tc_filter(V4)),
+    S::hit("timeout.bpf-drop", "tc_v6", || dropper::tc_filter(V6)),
+    S::hit("timeout.bpf-drop", "tcx_of_the_router", dropper::tcx_of_the_router),
+    S::hit("timeout.bpf-drop", "tc_drops_the_answer", dropper::tc_drops_the_answer),
+    S::hit("timeout.bpf-drop", "xdp_of_the_server_v4", || dropper::xdp_of_the_server(V4)),
+    S::hit("timeout.bpf-drop", "xdp_of_the_server_v6", || dropper::xdp_of_the_server(V6)),
+    S::hit("timeout.bpf-drop", "control_group_v4", || dropper::control_group(V4)),
+    S::hit("timeout.bpf-drop", "control_group_v6", || dropper::control_group(V6)),
+    S::hit("timeout.bpf-drop", "control_group_rejects_the_answer", dropper::control_group_rejects_the_answer),
+    S::near_miss("timeout.bpf-drop", "another_port", dropper::another_port).needs(CURL),
+    S::near_miss("timeout.bpf-drop", "a_rule_behind_the_program", dropper::rule_behind_a_program).needs(NFT),
+
+    S::hit("timeout.qdisc-drop", "v4", || dropper::queue(V4)),
+    S::hit("timeout.qdisc-drop", "v6", || dropper::queue(V6)),
+    S::near_miss("timeout.qdisc-drop", "queue_with_room", dropper::queue_with_room).needs(CURL),
+
+    S::hit("timeout.forwarding-disabled", "v4", || dropper::no_forwarding(V4)),
+    S::hit("timeout.forwarding-disabled", "v6", || dropper::no_forwarding(V6)),
+    S::near_miss("timeout.forwarding-disabled", "hosts_that_are_no_routers", dropper::only_routers_forward).needs(CURL),
+    S::near_miss("timeout.forwarding-disabled", "rule_of_the_router", || firewall::in_router(V4, "forward")).needs(NC_NFT),
 
     S::hit("timeout.reply-dropped", "input_v4", || reply::input(V4)).needs(CURL_NFT),
     S::hit("timeout.reply-dropped", "input_v6", || reply::input(V6)).needs(CURL_NFT),

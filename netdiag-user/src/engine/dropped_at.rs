@@ -1,0 +1,91 @@
+//! Facts about the places where packets of a connection were dropped: what the drop itself does not say.
+
+use std::net::IpAddr;
+
+use crate::diagnoses::Evidence;
+use crate::enrich::droppers::{self, Member, Spot};
+use crate::enrich::facts::{Facts, ForwardingFact, ReverseRoute};
+use crate::enrich::{conntrack, links, netns, route_text, routes, sysctl};
+use crate::probes::Packet;
+use crate::track::{Place, What};
+
+/// Places of one connection that are looked at.
+const MAX_PLACES: usize = 4;
+
+/// Looks at each place once. A place where nothing of interest happened costs nothing.
+pub(super) fn look(evidence: &Evidence, facts: &mut Facts) {
+    let mut seen = Vec::new();
+    for (_, what) in evidence.drops() {
+        let What::Dropped { packet, outgoing, reason, symbol, place, .. } = what else { continue };
+        let this = (reason.as_str(), symbol.as_deref(), place, packet.tuple.source.ip(), *outgoing);
+        if seen.len() >= MAX_PLACES || seen.contains(&this) {
+            continue;
+        }
+        seen.push(this);
+        let netns = u64::from(place.netns);
+        match reason.as_str() {
+            // In a hook, but by no rule of nftables: the table of connections may be full there.
+            "NETFILTER_DROP" if symbol.as_deref() == Some("nf_hook_slow") => {
+                facts.conntrack.extend(conntrack::of(netns));
+            }
+            "IP_INADDRERRORS" => facts.forwarding.extend(forwarding(packet, place)),
+            "IP_RPFILTER" => facts.reverse_routes.extend(reverse_route(packet, netns)),
+            reason => {
+                let Some(spot) = Spot::of_reason(reason) else { continue };
+                let member = member(evidence, facts, place, *outgoing, spot);
+                let interface = place.interface.as_deref().map(|name| (packet.ifindex, name));
+                facts.droppers.extend(droppers::at(spot, netns, interface, member));
+            }
+        }
+    }
+    facts.conntrack.dedup();
+    facts.forwarding.dedup();
+}
+
+/// Whose control group saw the packet: that of the socket which sent it or was to get it.
+fn member(evidence: &Evidence, facts: &Facts, place: &Place, outgoing: bool, spot: Spot) -> Option<Member> {
+    let by_sender = match spot {
+        Spot::CgroupEgress => true,
+        Spot::CgroupIngress => false,
+        _ => return None,
+    };
+    if outgoing == by_sender {
+        let owner = evidence.connection.owner.as_ref()?;
+        return Some(if owner.cgroup != 0 {
+            Member::Group(owner.cgroup)
+        } else {
+            Member::Process(owner.pid)
+        });
+    }
+    let there = |netns: u64| netns == u64::from(place.netns);
+    let listener = facts.listeners.iter().flatten().find(|listener| there(listener.netns))?;
+    Some(Member::Process(listener.processes.first()?.pid))
+}
+
+/// Whether this namespace forwards what comes in there (net/ipv4/route.c, `ip_error`; net/ipv6/ip6_output.c,
+/// `ip6_forward`).
+fn forwarding(packet: &Packet, place: &Place) -> Option<ForwardingFact> {
+    let handle = netns::find(place.netns.into())?;
+    let setting = match packet.tuple.destination.ip() {
+        IpAddr::V4(_) => {
+            format!("net.ipv4.conf.{}.forwarding", place.interface.as_deref()?.replace('.', "/"))
+        }
+        IpAddr::V6(_) => "net.ipv6.conf.all.forwarding".to_owned(),
+    };
+    let enabled = sysctl::read(Some(&handle), &setting)? != "0";
+    Some(ForwardingFact { netns: place.netns.into(), setting, enabled })
+}
+
+fn reverse_route(packet: &Packet, netns: u64) -> Option<ReverseRoute> {
+    let address = packet.tuple.source.ip();
+    let handle = netns::find(netns)?;
+    let look = || {
+        let answer = routes::matching_route(None, address, None, None, None).ok()?;
+        let names = links::names(None);
+        let route = answer.route()?;
+        let interface = route.oif.and_then(|index| names.get(&index).cloned());
+        Some((interface, route_text::route(route, &names)))
+    };
+    let (interface, text) = netns::enter(&handle, look).ok()?.unzip();
+    Some(ReverseRoute { netns, address, interface: interface.flatten(), text })
+}
