@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::diagnoses::Evidence;
-use crate::enrich::droppers::{self, Member, Spot};
+use crate::enrich::droppers::{self, Dropper, Member, Spot};
 use crate::enrich::facts::{Facts, ForwardingFact, ReverseRoute};
 use crate::enrich::{conntrack, links, netns, route_text, routes, sysctl};
 use crate::probes::Packet;
@@ -13,7 +13,9 @@ use crate::track::{Place, What};
 const MAX_PLACES: usize = 4;
 
 /// Looks at each place once. A place where nothing of interest happened costs nothing.
-pub(super) fn look(evidence: &Evidence, facts: &mut Facts) {
+///
+/// `asks_about_xdp`: there are XDP programs on this machine, and drops of those that can be seen are told.
+pub(super) fn look(evidence: &Evidence, facts: &mut Facts, asks_about_xdp: bool) {
     let mut seen = Vec::new();
     for (_, what) in evidence.drops() {
         let What::Dropped { packet, outgoing, reason, symbol, place, .. } = what else { continue };
@@ -31,15 +33,26 @@ pub(super) fn look(evidence: &Evidence, facts: &mut Facts) {
             "IP_INADDRERRORS" => facts.forwarding.extend(forwarding(packet, place)),
             "IP_RPFILTER" => facts.reverse_routes.extend(reverse_route(packet, netns)),
             reason => {
-                let Some(spot) = Spot::of_reason(reason) else { continue };
+                let Some(spot) = Spot::of(reason, symbol.as_deref()) else { continue };
                 let member = member(evidence, facts, place, *outgoing, spot);
                 let interface = place.interface.as_deref().map(|name| (packet.ifindex, name));
                 facts.droppers.extend(droppers::at(spot, netns, interface, member));
             }
         }
     }
+    if asks_about_xdp && evidence.connection.died_connecting() && seen.is_empty() {
+        facts.droppers.extend(before_the_wire(evidence, facts));
+    }
     facts.conntrack.dedup();
     facts.forwarding.dedup();
+}
+
+/// XDP programs that see answers before anything else does; what a driver drops for them nobody tells.
+fn before_the_wire(evidence: &Evidence, facts: &Facts) -> Option<Dropper> {
+    let oif = facts.route.as_ref()?.route()?.oif?;
+    let link = facts.links.as_ref()?.iter().find(|link| link.ifindex == oif)?;
+    let netns = evidence.connection.netns.into();
+    droppers::at(Spot::Xdp, netns, Some((oif, &link.name)), None).filter(|found| !found.programs.is_empty())
 }
 
 /// Whose control group saw the packet: that of the socket which sent it or was to get it.

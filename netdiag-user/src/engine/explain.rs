@@ -49,6 +49,9 @@ impl Engine {
         self.look_at_rules(&mut evidence);
         self.name_interfaces(&mut evidence);
         let mut diagnosis = if troubled { diagnoses::diagnose(&evidence) } else { None };
+        if let Some((_, finding)) = &diagnosis {
+            self.add_changes(&mut evidence, finding);
+        }
         if let Some((_, finding)) = &mut diagnosis
             && let (Some(inode), None) = (finding.place.netns, &finding.place.netns_name)
         {
@@ -108,10 +111,11 @@ impl Engine {
     /// What was there where packets were dropped.
     fn look_at_drops(&mut self, evidence: &mut Evidence) {
         let mut facts = std::mem::take(&mut evidence.facts);
+        let xdp = self.asks_about_xdp;
         if self.follows {
-            dropped_at::look(evidence, &mut facts);
+            dropped_at::look(evidence, &mut facts, xdp);
         } else {
-            self.searches.within(|| dropped_at::look(evidence, &mut facts));
+            self.searches.within(|| dropped_at::look(evidence, &mut facts, xdp));
         }
         evidence.facts = facts;
     }

@@ -6,6 +6,7 @@
 //! never a panic.
 
 mod cgroup;
+pub mod changes;
 pub mod conntrack;
 pub mod containers;
 pub mod droppers;

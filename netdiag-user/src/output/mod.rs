@@ -18,7 +18,7 @@ mod report;
 mod sink;
 mod style;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod timeline;
 
 pub use card::{card, repeat_line};

@@ -1,5 +1,6 @@
 //! Scenarios of the symptom `timeout`: the registry here, the stories beside it.
 
+pub mod changed;
 mod dropper;
 mod established;
 mod firewall;
@@ -94,6 +95,8 @@ pub const SCENARIOS: &[Scenario] = &[
     S::hit("timeout.firewall-drop", "rule_behind_counters", rule::counted_before).needs(CURL_NFT),
     S::hit("timeout.firewall-drop", "rule_replaced_meanwhile", rule::replaced_meanwhile).needs(NFT),
     S::hit("timeout.firewall-drop", "same_rule_in_another_namespace", rule::same_rule_elsewhere).needs(NFT),
+    S::hit("timeout.firewall-drop", "rule_added_meanwhile", changed::rule_added).needs(NFT),
+    S::hit("timeout.firewall-drop", "another_rule_added_meanwhile", changed::other_changes).needs(NFT),
     S::near_miss("timeout.firewall-drop", "rule_for_other_port", firewall::rule_for_other_port).needs(CURL_NFT),
     S::near_miss("timeout.firewall-drop", "rule_counts_and_accepts", firewall::rule_counts_and_accepts).needs(CURL_NFT),
     S::near_miss("timeout.firewall-drop", "first_syn_only", firewall::first_syn_only).needs(CURL_NFT),

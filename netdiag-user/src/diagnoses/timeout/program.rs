@@ -9,7 +9,7 @@ use crate::track::Hook;
 
 /// A packet that mattered, dropped where programs and filters are; `None` for the queues.
 fn drop_of<'a>(evidence: &'a Evidence, outgoing: bool) -> Option<(Drop<'a>, Spot)> {
-    let spot = |drop: &Drop| Spot::of_reason(drop.reason).filter(|spot| *spot != Spot::Qdisc);
+    let spot = |drop: &Drop| Spot::of(drop.reason, drop.symbol).filter(|spot| *spot != Spot::Qdisc);
     let drop = last_drop(evidence, outgoing, |drop| spot(drop).is_some())?;
     spot(&drop).map(|spot| (drop, spot))
 }
@@ -28,6 +28,12 @@ fn fact<'a>(evidence: &'a Evidence, drop: &Drop, spot: Spot) -> Option<&'a Dropp
     })
 }
 
+/// Whether a program of the control group explains what looks like a filter of the socket.
+pub(super) fn explains(evidence: &Evidence, drop: &Drop) -> bool {
+    drop.reason == "SOCKET_FILTER"
+        && fact(evidence, drop, Spot::CgroupIngress).is_some_and(|there| !there.programs.is_empty())
+}
+
 pub(super) fn bpf_drop(evidence: &Evidence) -> Verdict {
     let Some((drop, spot)) = find(evidence) else { return Verdict::Healthy };
     let there = fact(evidence, &drop, spot);
@@ -37,6 +43,8 @@ pub(super) fn bpf_drop(evidence: &Evidence) -> Verdict {
         // A filter of the socket itself would look the same.
         Spot::CgroupIngress if programs.is_empty() => return Verdict::Healthy,
         Spot::CgroupIngress => Confidence::Likely,
+        // The function tells, and frees packets for a few other reasons too.
+        Spot::Xdp if !drop.has_reason() => Confidence::Likely,
         _ => Confidence::Certain,
     };
     let whole = ended_it(evidence, &drop);
@@ -249,6 +257,11 @@ mod tests {
         let xdp = testing::Drop::syn("XDP", "do_xdp_generic").place(there());
         let (code, finding) = case(xdp, at(Spot::Xdp, PEER_NETNS, &[program(9)], &[])).diagnosed();
         assert_eq!((code, finding.confidence, finding.place.stage), (BPF, Confidence::Certain, Stage::Xdp));
+        let generic = testing::Drop::syn("NOT_SPECIFIED", "do_xdp_generic").place(there());
+        let (code, finding) = case(generic, at(Spot::Xdp, PEER_NETNS, &[program(9)], &[])).diagnosed();
+        assert_eq!((code, finding.confidence, finding.place.stage), (BPF, Confidence::Likely, Stage::Xdp));
+        let other = testing::Drop::syn("NOT_SPECIFIED", "icmp_rcv").place(there());
+        assert_eq!(case(other, at(Spot::Xdp, PEER_NETNS, &[program(9)], &[])).asked(BPF), Verdict::Healthy);
         let answer = testing::Drop::syn_ack("TC_INGRESS", "__netif_receive_skb_core");
         let (code, finding) = case(answer, at(Spot::TcIngress, CLIENT_NETNS, &[program(9)], &[])).diagnosed();
         assert_eq!((code, finding.confidence), (BPF, Confidence::Certain));
@@ -261,7 +274,8 @@ mod tests {
         let none = at(Spot::CgroupIngress, CLIENT_NETNS, &[], &[]);
         assert_eq!(case(filter(), none).diagnosed().0, "timeout.reply-dropped");
         let some = Dropper { interface: None, ..at(Spot::CgroupIngress, CLIENT_NETNS, &[program(3)], &[]) };
-        assert_eq!(case(filter(), some).found(BPF).confidence, Confidence::Likely);
+        let (code, finding) = case(filter(), some).diagnosed();
+        assert_eq!((code, finding.confidence), (BPF, Confidence::Likely));
     }
 
     #[test]

@@ -14,7 +14,7 @@ fn is_of_device(drop: &Drop) -> bool {
 }
 
 pub(super) fn qdisc_drop(evidence: &Evidence) -> Verdict {
-    let pick = |drop: &Drop| Spot::of_reason(drop.reason) == Some(Spot::Qdisc) || is_of_device(drop);
+    let pick = |drop: &Drop| Spot::of(drop.reason, drop.symbol) == Some(Spot::Qdisc) || is_of_device(drop);
     let sent = last_drop(evidence, true, pick).filter(|_| !accepted_answer(evidence));
     let Some(drop) = sent.or_else(|| last_drop(evidence, false, pick)) else { return Verdict::Healthy };
     // Without a carrier the queue is one that drops all: `unreachable.interface-down` says so.

@@ -5,7 +5,7 @@ use super::super::words::how_it_ended;
 use super::dropped::{Drop, last_drop};
 use super::firewall::{engine, hook_phrase, mend};
 use super::{
-    Confidence, Evidence, Finding, Stage, Verdict, Where, WhereSide, connecting, enter, syn_acks,
+    Confidence, Evidence, Finding, Stage, Verdict, Where, WhereSide, connecting, enter, program, syn_acks,
     where_phrase,
 };
 
@@ -13,7 +13,9 @@ use super::{
 pub(super) fn reply_dropped(evidence: &Evidence) -> Verdict {
     let connecting = connecting(evidence);
     let drop = last_drop(evidence, false, |drop| {
-        !drop.by_reverse_path() && (drop.by_netfilter() || is_fault(drop.reason, connecting))
+        !drop.by_reverse_path()
+            && !program::explains(evidence, drop)
+            && (drop.by_netfilter() || is_fault(drop.reason, connecting))
     })
     // Without its socket, which the application has closed, the answer is only late.
     .filter(|drop| drop.time_ns <= evidence.connection.end_ns || drop.reason != "NO_SOCKET");

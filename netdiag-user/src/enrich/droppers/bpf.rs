@@ -9,6 +9,7 @@ use crate::enrich::process::{self, pids};
 
 /// bpf(2), include/uapi/linux/bpf.h
 const BPF_PROG_QUERY: libc::c_long = 16;
+pub(super) const BPF_PROG_TYPE_XDP: u32 = 6;
 /// Programs of one spot at most (kernel/bpf/cgroup.c and mprog.c allow 64).
 const MAX_PROGRAMS: usize = 64;
 /// Holders that are named of one program.
@@ -51,6 +52,11 @@ impl BpfProgram {
     pub fn label(&self) -> String {
         format!("{}[{}]", self.name.as_deref().unwrap_or("program"), self.id)
     }
+}
+
+/// Whether there is any program of this kind, one of `enum bpf_prog_type`.
+pub(super) fn is_loaded(kind: u32) -> bool {
+    loaded_programs().filter_map(Result::ok).any(|info| info.program_type() as u32 == kind)
 }
 
 /// Fills in names and holders, and leaves out the programs of this process, which drop nothing.

@@ -51,7 +51,7 @@ fn number(file: &File) -> u32 {
 }
 
 /// The hierarchy, mounted for nobody else to see (Linux 5.2), so that it does not matter where it is mounted.
-struct Root(OwnedFd);
+struct Root(File);
 
 impl Root {
     fn mount() -> Option<Self> {
@@ -63,7 +63,9 @@ impl Root {
         if made < 0 {
             return None;
         }
-        descriptor(libc::SYS_fsmount, [raw, 0, 0]).map(Self)
+        let mount = descriptor(libc::SYS_fsmount, [raw, 0, 0])?;
+        // A handle is opened by a file of the mount, for which the mount's own descriptor does not pass.
+        File::open(format!("/proc/self/fd/{}/", mount.as_raw_fd())).ok().map(Self)
     }
 
     fn find(&self, member: Member) -> Option<(File, PathBuf)> {

@@ -29,10 +29,11 @@ pub enum Spot {
 }
 
 impl Spot {
-    /// Where a drop with this reason (the kernel's name without its prefix) was. A filter of a socket and a program of
+    /// Where a drop with this reason (the kernel's name without its prefix) in this function was. A filter of a socket and a program of
     /// its control group have one reason in common: [`Spot::CgroupIngress`] is one of two possibilities.
-    pub fn of_reason(reason: &str) -> Option<Self> {
+    pub fn of(reason: &str, symbol: Option<&str>) -> Option<Self> {
         match reason {
+            "" | "NOT_SPECIFIED" => symbol.filter(|name| XDP_FUNCTIONS.contains(name)).map(|_| Self::Xdp),
             "TC_INGRESS" => Some(Self::TcIngress),
             "TC_EGRESS" => Some(Self::TcEgress),
             "XDP" => Some(Self::Xdp),
@@ -42,6 +43,15 @@ impl Spot {
             _ => None,
         }
     }
+}
+
+/// Functions that run an XDP program and drop what it rejects, without a reason (net/core/dev.c, drivers/net/veth.c). A
+/// driver of a network card drops what is no packet yet, and so in silence.
+pub const XDP_FUNCTIONS: &[&str] = &["do_xdp_generic", "netif_receive_generic_xdp", "veth_xdp_rcv_skb"];
+
+/// Whether any XDP program is loaded.
+pub fn is_xdp_loaded() -> bool {
+    bpf::is_loaded(bpf::BPF_PROG_TYPE_XDP)
 }
 
 /// Reasons of queueing disciplines. Linux 7.3 gives those that it has moved to an enum of their own as QDISC_DROP too.

@@ -104,21 +104,44 @@ mod tests {
     use crate::enrich::testing::TestNetns;
 
     #[test]
-    fn filters_and_queues_are_listed() {
+    fn queues_are_listed_and_without_filters_there_are_none() {
         let netns = TestNetns::new();
         netns.ip("link add v0 type veth peer name v1");
+        netns.run("tc qdisc add dev v0 clsact");
+        netns.run("tc qdisc add dev v0 root handle 5: pfifo limit 3");
         let look = || {
             let index = nix::net::if_::if_nametoindex("v0").unwrap();
-            (classifiers(index, Spot::TcEgress).unwrap(), classifiers(index, Spot::TcIngress), qdiscs(index))
+            (classifiers(index, Spot::TcEgress), classifiers(index, Spot::TcIngress), qdiscs(index))
         };
-        let (egress, ingress, _) = netns::enter(&netns.handle(), look).unwrap();
-        assert_eq!((egress, ingress), (Default::default(), Some(Default::default())));
-        netns.run("tc qdisc add dev v0 clsact");
-        netns.run("tc filter add dev v0 egress protocol ip pref 7 matchall action drop");
-        netns.run("tc qdisc add dev v0 root handle 5: netem loss 100%");
         let (egress, ingress, queues) = netns::enter(&netns.handle(), look).unwrap();
-        assert_eq!(egress, (Vec::new(), vec!["matchall pref 7".to_owned()]));
-        assert_eq!(ingress, Some(Default::default()));
-        assert_eq!(queues, Some(vec!["netem 5: root".to_owned()]));
+        assert_eq!((egress, ingress), (Some(Default::default()), Some(Default::default())));
+        assert_eq!(queues, Some(vec!["pfifo 5: root".to_owned()]));
+    }
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let mut bytes = ((4 + value.len()) as u16).to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    #[test]
+    fn programs_are_told_from_other_filters() {
+        let filter = |kind: &[u8], handle: u32, options: &[u8]| {
+            let mut payload = vec![0; HEADER];
+            payload[8..12].copy_from_slice(&handle.to_ne_bytes());
+            payload[16..20].copy_from_slice(&(7_u32 << 16).to_ne_bytes());
+            payload.extend(attribute(TCA_KIND, kind));
+            payload.extend(attribute(TCA_OPTIONS, options));
+            parse_filter(&payload)
+        };
+        let id = attribute(TCA_BPF_ID, &42_u32.to_ne_bytes());
+        let bpf = Filter { kind: "bpf".into(), preference: 7, program: Some(42) };
+        assert_eq!(filter(b"bpf\0", 1, &id), Some(bpf));
+        assert_eq!(filter(b"bpf\0", 0, &[]), None);
+        let flower = Filter { kind: "flower".into(), preference: 7, program: None };
+        assert_eq!(filter(b"flower\0", 1, &id), Some(flower));
+        assert_eq!(parse_filter(&[]), None);
     }
 }

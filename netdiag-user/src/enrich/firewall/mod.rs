@@ -27,6 +27,7 @@ use layout::Layout;
 use rulesets::Rulesets;
 use verdict::{Question, Site, Verdict};
 
+use crate::enrich::changes::RuleName;
 use crate::kernel::btf::Btf;
 use crate::kernel::peek::Pages;
 use crate::probes::{Drop, DropRule, Frames, Snapshot};
@@ -82,6 +83,11 @@ impl Firewall {
         };
         self.rulesets.describe(inode.into(), &mut rule, fingerprint, &mut is_current);
         drop.rule = Some(Box::new(rule));
+    }
+
+    /// The words of the rule that has this name in this network namespace now.
+    pub fn words(&mut self, netns: u32, name: &RuleName) -> Option<String> {
+        self.rulesets.words(netns.into(), name)
     }
 
     /// Looks whether a rule of this network namespace is still there.
