@@ -12,10 +12,17 @@ use crate::track::{Place, What};
 /// Places of one connection that are looked at.
 const MAX_PLACES: usize = 4;
 
+/// What may be asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asks {
+    /// There are XDP programs on this machine, and drops of those that can be seen are told.
+    pub(super) xdp: bool,
+    /// The kernel answers about its table of connections.
+    pub(super) conntrack: bool,
+}
+
 /// Looks at each place once. A place where nothing of interest happened costs nothing.
-///
-/// `asks_about_xdp`: there are XDP programs on this machine, and drops of those that can be seen are told.
-pub(super) fn look(evidence: &Evidence, facts: &mut Facts, asks_about_xdp: bool) {
+pub(super) fn look(evidence: &Evidence, facts: &mut Facts, asks: Asks) {
     let mut seen = Vec::new();
     for (_, what) in evidence.drops() {
         let What::Dropped { packet, outgoing, reason, symbol, place, .. } = what else { continue };
@@ -25,6 +32,9 @@ pub(super) fn look(evidence: &Evidence, facts: &mut Facts, asks_about_xdp: bool)
         }
         seen.push(this);
         let netns = u64::from(place.netns);
+        if asks.conntrack && is_about_invalid(what) {
+            facts.tracked.extend(conntrack::tracked(netns, &packet.tuple));
+        }
         match reason.as_str() {
             // In a hook, but by no rule of nftables: the table of connections may be full there.
             "NETFILTER_DROP" if symbol.as_deref() == Some("nf_hook_slow") => {
@@ -40,7 +50,7 @@ pub(super) fn look(evidence: &Evidence, facts: &mut Facts, asks_about_xdp: bool)
             }
         }
     }
-    if asks_about_xdp && evidence.connection.died_connecting() && seen.is_empty() {
+    if asks.xdp && evidence.connection.died_connecting() && seen.is_empty() {
         facts.droppers.extend(before_the_wire(evidence, facts));
     }
     facts.conntrack.dedup();
@@ -53,6 +63,12 @@ fn before_the_wire(evidence: &Evidence, facts: &Facts) -> Option<Dropper> {
     let link = facts.links.as_ref()?.iter().find(|link| link.ifindex == oif)?;
     let netns = evidence.connection.netns.into();
     droppers::at(Spot::Xdp, netns, Some((oif, &link.name)), None).filter(|found| !found.programs.is_empty())
+}
+
+/// Whether a rule dropped it that is about what connection tracking calls invalid.
+pub(super) fn is_about_invalid(what: &What) -> bool {
+    let What::Dropped { rule: Some(rule), .. } = what else { return false };
+    rule.text.as_ref().is_some_and(|text| text.to_ascii_lowercase().contains("invalid"))
 }
 
 /// Whose control group saw the packet: that of the socket which sent it or was to get it.

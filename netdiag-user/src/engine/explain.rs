@@ -2,7 +2,8 @@
 
 use std::rc::Rc;
 
-use super::{Engine, Explained, dropped_at, now_ns};
+use super::dropped_at::{self, Asks};
+use super::{Engine, Explained, now_ns};
 use crate::diagnoses::{self, Coverage, Evidence};
 use crate::enrich::facts::NetnsFact;
 use crate::enrich::{netns, owners, queues};
@@ -111,11 +112,13 @@ impl Engine {
     /// What was there where packets were dropped.
     fn look_at_drops(&mut self, evidence: &mut Evidence) {
         let mut facts = std::mem::take(&mut evidence.facts);
-        let xdp = self.asks_about_xdp;
+        let conntrack = evidence.drops().any(|(_, what)| dropped_at::is_about_invalid(what))
+            && !self.tracker.code_of(&["ctnetlink_get_conntrack"]).is_empty();
+        let asks = Asks { xdp: self.asks_about_xdp, conntrack };
         if self.follows {
-            dropped_at::look(evidence, &mut facts, xdp);
+            dropped_at::look(evidence, &mut facts, asks);
         } else {
-            self.searches.within(|| dropped_at::look(evidence, &mut facts, xdp));
+            self.searches.within(|| dropped_at::look(evidence, &mut facts, asks));
         }
         evidence.facts = facts;
     }

@@ -62,6 +62,21 @@ impl ConntrackFact {
     }
 }
 
+/// What connection tracking knows of a connection of which it called a packet invalid.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrackedFact {
+    /// Inode number.
+    pub netns: u64,
+    /// Whether it has an entry for it.
+    pub known: bool,
+    /// Of TCP: `SYN_SENT`, `ESTABLISHED`, as conntrack(8) prints it.
+    pub state: Option<String>,
+    /// Whether it looks at checksums (`nf_conntrack_checksum`).
+    pub checksums: Option<bool>,
+    /// Whether it lets packets outside of the window pass (`nf_conntrack_tcp_be_liberal`).
+    pub liberal: Option<bool>,
+}
+
 /// Whether a namespace forwards packets that come in by an interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForwardingFact {
@@ -134,6 +149,8 @@ pub struct Facts {
     pub queue_samples: Vec<QueueSample>,
     /// The tables of namespaces where netfilter dropped a packet of this connection outside of nftables.
     pub conntrack: Vec<ConntrackFact>,
+    /// Where a rule about invalid packets dropped one of this connection.
+    pub tracked: Vec<TrackedFact>,
     /// Programs, filters and queues where packets of this connection were dropped by one of them.
     pub droppers: Vec<Dropper>,
     /// Where a packet of this connection was not for the namespace that it had come to.

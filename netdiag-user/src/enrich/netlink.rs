@@ -51,11 +51,7 @@ impl Request {
 
     /// Appends an attribute. Values are a few bytes long: addresses, numbers, names.
     pub(super) fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
-        let length = (4 + value.len()) as u16;
-        self.body.extend(length.to_ne_bytes());
-        self.body.extend(kind.to_ne_bytes());
-        self.body.extend(value);
-        pad(&mut self.body);
+        self.body.extend(attribute(kind, value));
         self
     }
 
@@ -69,6 +65,15 @@ impl Request {
             IpAddr::V6(address) => self.attribute(kind, &address.octets()),
         }
     }
+}
+
+/// An attribute, to be nested in another.
+pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = (4 + value.len()) as u16;
+    let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+    bytes.extend(value);
+    pad(&mut bytes);
+    bytes
 }
 
 /// A netlink socket; it belongs for good to the network namespace in which it was opened.

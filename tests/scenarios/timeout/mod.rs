@@ -27,6 +27,7 @@ const CURL_TUN: &[Need] = &[Need::Tool("curl"), Need::Tun];
 const PYTHON_TUN: &[Need] = &[Need::Python, Need::Tun];
 const TUN: &[Need] = &[Need::Tun];
 const CONNTRACK: &[Need] = &[Need::Nftables, Need::Conntrack];
+const CONNTRACK_TUN: &[Need] = &[Need::Nftables, Need::Conntrack, Need::Tun];
 const IPTABLES_NFT: &[Need] = &[Need::Tool("curl"), Need::IptablesNft];
 const IPTABLES_LEGACY: &[Need] = &[Need::Tool("curl"), Need::IptablesLegacy];
 
@@ -132,6 +133,7 @@ pub const SCENARIOS: &[Scenario] = &[
     S::hit("timeout.reply-dropped", "input_v4", || reply::input(V4)).needs(CURL_NFT),
     S::hit("timeout.reply-dropped", "input_v6", || reply::input(V6)).needs(CURL_NFT),
     S::hit("timeout.reply-dropped", "conntrack_invalid", reply::conntrack_invalid).needs(CONNTRACK),
+    S::hit("timeout.reply-dropped", "conntrack_window", reply::conntrack_window).needs(CONNTRACK_TUN),
     S::hit("timeout.reply-dropped", "output_of_the_server_v4", || reply::output_of_the_server(V4)).needs(NC_NFT),
     S::hit("timeout.reply-dropped", "output_of_the_server_v6", || reply::output_of_the_server(V6)).needs(NC_NFT),
     S::hit("timeout.reply-dropped", "forward_on_the_way_back", reply::forward_on_the_way_back).needs(CURL_NFT),

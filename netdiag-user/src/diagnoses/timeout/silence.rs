@@ -46,7 +46,11 @@ pub(super) fn no_reply(evidence: &Evidence) -> Verdict {
     let remote = evidence.peer_is_local() == Some(false);
     let xdp = native_xdp(evidence);
     let sure = xdp.is_none()
-        && watched && last_seen.is_some() && drops_visible && remote && evidence.coverage.lost_events == 0;
+        && watched
+        && last_seen.is_some()
+        && drops_visible
+        && remote
+        && evidence.coverage.lost_events == 0;
 
     let peer = evidence.connection.peer;
     let sent = syns(again + 1);
@@ -287,6 +291,36 @@ mod tests {
             assert_eq!(finding.confidence, Confidence::Possible);
             assert!(!finding.alternatives.is_empty());
         }
+    }
+
+    #[test]
+    fn a_native_xdp_program_drops_without_a_trace() {
+        use crate::enrich::droppers::Dropper;
+        let with = |attached: &str| {
+            let program = BpfProgram {
+                id: 9,
+                name: Some("shield".into()),
+                attached: attached.into(),
+                ..BpfProgram::default()
+            };
+            let dropper = Dropper {
+                spot: Spot::Xdp,
+                netns: super::super::super::testing::CLIENT_NETNS.into(),
+                interface: Some("eth0".into()),
+                programs: vec![program],
+                others: Vec::new(),
+            };
+            silent().wire(&[0, 1000, 3000]).with(|e| e.facts.droppers.push(dropper)).diagnosed().1
+        };
+        let native = with("XDP, native");
+        assert_eq!(native.confidence, Confidence::Possible);
+        assert_eq!(native.alternatives[0], "timeout.bpf-drop");
+        assert!(
+            native.explanation.contains("shield[9] sees what comes in by eth0"),
+            "{}",
+            native.explanation
+        );
+        assert_eq!(with("XDP, generic").confidence, Confidence::Likely);
     }
 
     #[test]

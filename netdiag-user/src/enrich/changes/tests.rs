@@ -99,7 +99,13 @@ fn what_repeats_is_no_change() {
     link(&netns);
     netns.ip("address add 10.9.0.1/24 dev d0");
     assert_eq!(
-        told(&netns, &["ip address change 10.9.0.1/24 dev d0 valid_lft 1000 preferred_lft 1000", "ip link set d0 alias x"]),
+        told(
+            &netns,
+            &[
+                "ip address change 10.9.0.1/24 dev d0 valid_lft 1000 preferred_lft 1000",
+                "ip link set d0 alias x"
+            ]
+        ),
         []
     );
 }

@@ -59,7 +59,8 @@ pub(super) fn is_loaded(kind: u32) -> bool {
     loaded_programs().filter_map(Result::ok).any(|info| info.program_type() as u32 == kind)
 }
 
-/// Fills in names and holders, and leaves out the programs of this process, which drop nothing.
+/// Fills in names and holders, and leaves out those of netdiag, which drop nothing: this process', and an agent's
+/// beside it.
 pub(super) fn complete(programs: &mut Vec<BpfProgram>) {
     if programs.is_empty() {
         return;
@@ -85,6 +86,7 @@ pub(super) fn complete(programs: &mut Vec<BpfProgram>) {
             }
         }
     }
+    programs.retain(|program| !program.holders.iter().any(|holder| holder.comm == "netdiag"));
 }
 
 /// Programs that a process holds, or that links hold that it holds (kernel/bpf/syscall.c, `bpf_prog_show_fdinfo` and

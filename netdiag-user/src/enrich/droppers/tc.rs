@@ -100,6 +100,7 @@ fn parse_qdisc(payload: &[u8], ifindex: u32) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::enrich::netlink::attribute;
     use crate::enrich::netns;
     use crate::enrich::testing::TestNetns;
 
@@ -116,14 +117,6 @@ mod tests {
         let (egress, ingress, queues) = netns::enter(&netns.handle(), look).unwrap();
         assert_eq!((egress, ingress), (Some(Default::default()), Some(Default::default())));
         assert_eq!(queues, Some(vec!["pfifo 5: root".to_owned()]));
-    }
-
-    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let mut bytes = ((4 + value.len()) as u16).to_ne_bytes().to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(value);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
     }
 
     #[test]

@@ -31,6 +31,7 @@ fn parse(payload: &[u8]) -> Vec<BpfProgram> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::enrich::netlink::attribute;
 
     #[test]
     fn loopback_has_none() {
@@ -41,13 +42,6 @@ mod tests {
     #[test]
     fn each_way_has_its_program() {
         let mut payload = vec![0; HEADER];
-        let attribute = |kind: u16, value: &[u8]| {
-            let mut bytes = ((4 + value.len()) as u16).to_ne_bytes().to_vec();
-            bytes.extend(kind.to_ne_bytes());
-            bytes.extend(value);
-            bytes.resize(bytes.len().next_multiple_of(4), 0);
-            bytes
-        };
         let inner =
             [attribute(2, &[2]), attribute(4, &9_u32.to_ne_bytes()), attribute(6, &9_u32.to_ne_bytes())];
         payload.extend(attribute(IFLA_XDP, &inner.concat()));
