@@ -8,7 +8,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use super::Engine;
 use crate::diagnoses::{Evidence, Finding, Stage};
 use crate::enrich::changes::{Change, ChangeKind, Seen};
-use crate::enrich::netns;
+use crate::enrich::netns::Names;
 use crate::enrich::routes::{RouteAnswer, contains};
 use crate::probes::DropRule;
 use crate::track::{Moment, Place, What};
@@ -57,10 +57,12 @@ impl Engine {
         let Some(wanted) = wanted(finding.place.stage) else { return };
         let netns = finding.place.netns.unwrap_or(evidence.connection.netns);
         self.changes.watch(netns.into(), evidence.connection.end_ns);
+        // What leads there begins at the connection's own end.
+        let own = (wanted == Wanted::Network).then_some(u64::from(evidence.connection.netns));
         let rule = finding.firewall.as_ref().and_then(|firewall| firewall.rule.as_ref());
         let mut told: Vec<Seen> = {
             let matter = |seen: &&Seen| {
-                seen.netns == u64::from(netns)
+                (seen.netns == u64::from(netns) || Some(seen.netns) == own)
                     && seen.time_ns <= evidence.connection.end_ns
                     && seen.time_ns.saturating_add(RECENT_NS) >= evidence.connection.start_ns
                     && matters(&seen.change, wanted, evidence, finding)
@@ -72,9 +74,13 @@ impl Engine {
         };
         told.reverse();
         self.add_words(&mut told, netns, rule);
-        let netns_name = netns::name_of(netns.into());
-        evidence.timeline.extend(told.into_iter().map(|Seen { time_ns, change, .. }| {
-            let place = Place { netns, netns_name: netns_name.clone(), interface: change.interface.clone() };
+        let names = Names::default();
+        evidence.timeline.extend(told.into_iter().map(|Seen { time_ns, netns, change }| {
+            let place = Place {
+                netns: u32::try_from(netns).unwrap_or(0),
+                netns_name: names.of(netns),
+                interface: change.interface.clone(),
+            };
             Moment { time_ns, what: What::Changed { change: Box::new(change), place } }
         }));
         evidence.timeline.sort_by_key(|moment| moment.time_ns);

@@ -21,6 +21,7 @@ pub mod listeners;
 pub mod neighbours;
 mod netlink;
 pub mod netns;
+mod notices;
 pub mod owners;
 pub mod process;
 pub mod queues;

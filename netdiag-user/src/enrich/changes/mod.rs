@@ -12,11 +12,11 @@ pub use change::{Change, ChangeKind, ChangedBy, RuleName};
 use std::collections::VecDeque;
 use std::fs;
 
-use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::SockProtocol;
 
-use super::netlink::{Notice, Subscription};
 use super::netns;
+use super::notices::{Notice, Subscription};
 use network::Known;
 use ruleset::Transaction;
 
@@ -27,6 +27,8 @@ const MAX_CHANGES: usize = 1024;
 /// Changes of one namespace that are read in a second; a router with all routes of the Internet has more.
 const MAX_A_SECOND: u32 = 500;
 const NFNLGRP_NFTABLES: u32 = 7;
+/// What the epoll says of a socket of changes; of others something else.
+const OF_CHANGES: u64 = 1;
 
 /// A change that was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,7 +101,7 @@ impl Changes {
         if let Some(epoll) = &self.epoll {
             // Without it changes are read with the next record.
             for subscription in std::iter::once(&network).chain(&ruleset) {
-                let _ = epoll.add(subscription, EpollEvent::new(EpollFlags::EPOLLIN, 0));
+                let _ = epoll.add(subscription, EpollEvent::new(EpollFlags::EPOLLIN, OF_CHANGES));
             }
         }
         let transaction = Transaction::default();
@@ -115,8 +117,11 @@ impl Changes {
         });
     }
 
-    /// Reads what has changed. Cheap if nothing has.
+    /// Reads what has changed. One system call if nothing has.
     pub fn poll(&mut self, now_ns: u64) {
+        if !self.is_ready() {
+            return;
+        }
         for watched in &mut self.watched {
             let (changes, lost) = watched.take(&mut self.buffer, now_ns);
             self.lost += lost;
@@ -126,6 +131,15 @@ impl Changes {
                 }
                 self.seen.push_back(Seen { time_ns: now_ns, netns: watched.netns, change });
             }
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        let mut events = [EpollEvent::empty(); 2 * MAX_NAMESPACES + 1];
+        let ready = self.epoll.as_ref().map(|epoll| epoll.wait(&mut events, EpollTimeout::ZERO));
+        match ready {
+            Some(Ok(count)) => events[..count].iter().any(|event| event.data() == OF_CHANGES),
+            _ => true,
         }
     }
 

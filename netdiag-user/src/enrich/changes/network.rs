@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use super::change::{Change, ChangeKind};
 use crate::enrich::links::{self, Link};
 use crate::enrich::neighbours::{self, NeighbourState};
-use crate::enrich::netlink::{self, Attributes, Notice, Socket, u16_at, u32_at};
+use crate::enrich::netlink::{self, Attributes, Socket, u16_at, u32_at};
+use crate::enrich::notices::Notice;
 use crate::enrich::rules::RuleAction;
 use crate::enrich::{route_text, routes, rules};
 

@@ -4,7 +4,8 @@
 //! (net/netfilter/nf_tables_api.c, `nf_tables_fill_gen_info`).
 
 use super::change::{Change, ChangeKind, ChangedBy, RuleName};
-use crate::enrich::netlink::{self, Attributes, Notice};
+use crate::enrich::netlink::{self, Attributes};
+use crate::enrich::notices::Notice;
 
 const SUBSYSTEM: u16 = 10;
 mod message {
@@ -70,7 +71,7 @@ impl Transaction {
     }
 }
 
-fn find<'a>(payload: &'a [u8], wanted: u16) -> Option<&'a [u8]> {
+fn find(payload: &[u8], wanted: u16) -> Option<&[u8]> {
     Attributes::at(payload, HEADER).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
 }
 

@@ -30,7 +30,7 @@ fn link(netns: &TestNetns) {
     wait_for(carrier);
 }
 
-fn kinds_and_texts<'a>(told: &'a [(ChangeKind, String)]) -> Vec<(ChangeKind, &'a str)> {
+fn kinds_and_texts(told: &[(ChangeKind, String)]) -> Vec<(ChangeKind, &str)> {
     told.iter().map(|(kind, text)| (*kind, text.as_str())).collect()
 }
 
