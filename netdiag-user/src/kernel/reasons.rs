@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 
-use netdiag_ebpf::config::{DROP_IGNORE, DROP_REASONS, DROP_SEND, DROP_SEND_FRAMES, DROP_SEND_STACK};
+use netdiag_ebpf::config::{
+    DROP_BY_PLACE, DROP_IGNORE, DROP_REASONS, DROP_SEND, DROP_SEND_FRAMES, DROP_SEND_STACK,
+};
 
 use super::btf::Btf;
 
@@ -29,9 +31,9 @@ pub(crate) const NO_LOSS: &[&str] = &[
     "UNHANDLED_PROTO",
     "IPV6DISABLED_PORT",
     "PACKET_SOCK_ERROR",
-    // Ordinary end of ICMP and raw packets.
-    "NOT_SPECIFIED",
 ];
+/// Ordinary end of ICMP and raw packets; but XDP programs drop so too.
+const NO_REASON: &str = "NOT_SPECIFIED";
 
 /// Reasons whose kernel stack says more.
 const WITH_STACK: &[&str] = &["TC_INGRESS", "TC_EGRESS", "XDP", "BPF_CGROUP_EGRESS"];
@@ -129,6 +131,8 @@ impl Reasons {
             let Some(action) = actions.get_mut(*number as usize) else { continue };
             if NO_LOSS.contains(&name.as_str()) {
                 *action = DROP_IGNORE;
+            } else if name == NO_REASON {
+                *action = DROP_BY_PLACE;
             } else if WITH_STACK.contains(&name.as_str()) {
                 *action = DROP_SEND_STACK;
             } else if name == WITH_FRAMES {

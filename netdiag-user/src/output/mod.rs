@@ -24,7 +24,7 @@ mod socket;
 mod style;
 mod table;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod time_wait;
 mod timeline;
 
