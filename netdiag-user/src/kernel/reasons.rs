@@ -58,7 +58,7 @@ impl Reasons {
             values.into_iter().find(|(name, _)| name == wanted).and_then(|(_, n)| u32::try_from(n).ok())
         };
         Self {
-            drops: names(btf, "skb_drop_reason", &["SKB_DROP_REASON_", "SKB_"]),
+            drops: drop_names(btf),
             resets: names(btf, "sk_rst_reason", &["SK_RST_REASON_"]),
             linger_bit: flag("SOCK_LINGER"),
             keepopen_bit: flag("SOCK_KEEPOPEN"),
@@ -143,6 +143,16 @@ impl Reasons {
         actions[0] = DROP_IGNORE;
         actions
     }
+}
+
+/// Those of the core, and of queueing disciplines, which have an enum of their own since Linux 7.
+fn drop_names(btf: &Btf) -> HashMap<u32, String> {
+    let of_queues = names(btf, "qdisc_drop_reason", &["QDISC_DROP_"]);
+    let of_queues = of_queues.into_iter().map(|(number, name)| (number, format!("QDISC_{name}")));
+    let mut all: HashMap<u32, String> = of_queues.collect();
+    // Where both name a number, it is the core's.
+    all.extend(names(btf, "skb_drop_reason", &["SKB_DROP_REASON_", "SKB_"]));
+    all
 }
 
 fn names(btf: &Btf, name: &str, prefixes: &[&str]) -> HashMap<u32, String> {
