@@ -2,6 +2,7 @@
 
 mod budget;
 mod explain;
+mod subject;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, UdpSocket};
@@ -20,11 +21,13 @@ use crate::enrich::{owners, queues};
 use crate::kernel::KernelError;
 use crate::kernel::counters::Counts;
 use crate::kernel::loader::{Options, Session};
+use crate::kernel::reasons::Reasons;
 use crate::kernel::registry::Probe;
 use crate::memory;
 use crate::probes::{self, Call, CallFailed, Drop, Event, SocketError, Suspect};
 use crate::track::{Connection, Limits, Tracker, hook_of};
 use budget::Budget;
+pub use subject::{matches, may_match};
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, the clock of all records.
 pub fn now_ns() -> u64 {
@@ -69,6 +72,17 @@ impl std::fmt::Debug for Prefilter {
     }
 }
 
+/// Who looks at the records as they pass.
+struct Observer(Box<Observe>);
+
+type Observe = dyn FnMut(&Event, &Reasons);
+
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Observer")
+    }
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Engine {
@@ -86,6 +100,7 @@ pub struct Engine {
     /// Processes are followed.
     follows: bool,
     filter: Option<Prefilter>,
+    observer: Option<Observer>,
     searches: Budget,
     namings: Budget,
     lost: VecDeque<(u64, u64)>,
@@ -123,6 +138,7 @@ impl Engine {
             just_in_time: HashMap::new(),
             follows: options.follow_processes,
             filter: None,
+            observer: None,
             searches: Budget::default(),
             namings: Budget::default(),
             lost: VecDeque::new(),
@@ -136,6 +152,11 @@ impl Engine {
     /// Explains only connections for which `may` says yes.
     pub fn only(&mut self, may: impl Fn(&Connection) -> bool + 'static) {
         self.filter = Some(Prefilter(Box::new(may)));
+    }
+
+    /// Shows every record to `observer` before it is tracked.
+    pub fn observe(&mut self, observer: impl FnMut(&Event, &Reasons) + 'static) {
+        self.observer = Some(Observer(Box::new(observer)));
     }
 
     pub fn session(&mut self) -> &mut Session {
@@ -228,6 +249,9 @@ impl Engine {
                     self.watch_wire(exec.netns.into());
                 }
                 _ => {}
+            }
+            if let Some(observer) = &mut self.observer {
+                observer.0(&event, &self.session.reasons);
             }
             self.tracker.add(event);
         }

@@ -1,8 +1,9 @@
 //! netdiag: why did this connection fail?
 //!
 //! Dependencies point one way: `kernel` -> `probes` -> `track` -> `diagnoses` -> `output`; `enrich` serves
-//! `diagnoses`; the binary wires them.
+//! `diagnoses`; `engine` wires them; `agent` keeps the engine running for months.
 
+pub mod agent;
 pub mod diagnoses;
 pub mod engine;
 pub mod enrich;
@@ -12,3 +13,4 @@ mod memory;
 pub mod output;
 pub mod probes;
 pub mod track;
+pub mod when;

@@ -1,9 +1,11 @@
 //! One file per subcommand; thin.
 
+mod agent;
 pub mod args;
 mod doctor;
 mod events;
 mod explain;
+mod history;
 mod run;
 mod shell;
 mod sink;
@@ -21,6 +23,8 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run(args) => run::run(args, &cli.global),
         Command::Watch(args) => watch::watch(args, &cli.global),
+        Command::Agent(args) => agent::agent(args, &cli.global),
+        Command::History(args) => history::history(args, &cli.global),
         Command::Explain(args) => explain::explain(args, &cli.global),
         Command::Doctor => doctor::doctor(&cli.global),
         Command::Completions(args) => shell::completions(args, &cli.global),

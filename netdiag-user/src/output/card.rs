@@ -197,7 +197,7 @@ fn wrap_kept(line: &str, room: usize) -> Vec<String> {
 }
 
 /// `inet filter output handle 12:  ip daddr 10.1.2.3 drop`; `None` while the rule is not known.
-fn rule_text(firewall: &FirewallPart) -> Option<String> {
+pub(super) fn rule_text(firewall: &FirewallPart) -> Option<String> {
     let table = firewall.table.as_ref()?;
     let engine = firewall.engine.as_ref().filter(|engine| *engine != "nftables");
     let parts = engine.into_iter().chain(&firewall.family).chain([table]).chain(&firewall.chain);

@@ -13,12 +13,13 @@ mod fold;
 mod icmp;
 mod json;
 mod page;
+mod past;
 mod path;
 mod report;
 mod sink;
 mod style;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod timeline;
 
 pub use card::{card, repeat_line};
@@ -30,6 +31,7 @@ pub use event::Event;
 pub use fold::Folder;
 pub use json::JsonLines;
 pub use page::page;
+pub use past::{Gap, PastHead, PastSummary, problem};
 pub use report::{
     ConnectionPart, CoveragePart, Endpoint, FirewallPart, Head, ProcessPart, Report, Translated,
 };
