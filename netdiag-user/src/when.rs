@@ -37,7 +37,10 @@ pub fn parse_moment(text: &str, now: Timestamp) -> Result<Timestamp, String> {
         return Ok(moment);
     }
     let utc = |civil: DateTime| civil.to_zoned(TimeZone::UTC).map(|zoned| zoned.timestamp()).ok();
-    if is_clock && let Ok(time) = text.parse::<Time>() {
+    if is_clock
+        && !text.contains('-')
+        && let Ok(time) = text.parse::<Time>()
+    {
         let today = now.to_zoned(TimeZone::UTC).date();
         let moment = utc(today.to_datetime(time)).ok_or_else(problem)?;
         return if moment <= now {

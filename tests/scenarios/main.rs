@@ -1,5 +1,6 @@
 //! The fault scenarios: one module a symptom, one table of scenarios each.
 
+mod agent;
 mod cli;
 mod harness;
 mod healthy;
@@ -21,6 +22,7 @@ fn main() -> std::process::ExitCode {
         local::SCENARIOS,
         healthy::SCENARIOS,
         cli::SCENARIOS,
+        agent::SCENARIOS,
     ];
     netdiag_tests::scenario::main(&scenarios, skips::EXPECTED, samples::SAMPLES)
 }

@@ -6,6 +6,7 @@
 //!
 //! Everything needs root. No packet leaves the namespaces that a scenario made.
 
+pub mod bpf;
 pub mod clients;
 pub mod foreign;
 pub mod hooks;

@@ -1,5 +1,6 @@
 //! The program under test: started, stopped, and its report read.
 
+mod agent;
 mod report;
 mod run;
 mod vectors;
@@ -7,6 +8,7 @@ mod watch;
 
 use std::path::{Path, PathBuf};
 
+pub use agent::{Agent, Answer, Home};
 pub use report::{Diagnosis, Report};
 pub use run::Run;
 pub use watch::Watch;

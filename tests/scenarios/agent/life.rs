@@ -1,0 +1,122 @@
+//! The agent among others: a second one, systemd, namespaces that come and go.
+
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use netdiag_tests::net::Namespace;
+use netdiag_tests::netdiag::{Agent, Home, binary, options};
+use netdiag_tests::process::run;
+use netdiag_tests::tools;
+use nix::sys::signal::Signal;
+
+use super::{FAILURES, Host, SOON};
+
+pub fn second_is_told() -> Result<()> {
+    let (home, host) = (Home::new()?, Host::new()?);
+    let agent = Agent::start(&home, &[host.variable()])?;
+    let by = format!("netdiag: another agent runs already (process {})", agent.pid());
+    run(home.netdiag(&["agent"])?, SOON)?.exits(2)?.says(&by)?;
+    // Nor may two write one store.
+    let mut elsewhere = home.netdiag(&["agent"])?;
+    elsewhere.env("NETDIAG_RUN_DIR", home.path().join("other"));
+    run(elsewhere, SOON)?.exits(2)?.says(&by)?;
+    // A command beside it is none of its business.
+    host.refused(18841..18842)?;
+    agent.wait_for(FAILURES, &[], 1.0, SOON)?;
+    agent.kill()?;
+    Agent::start(&home, &[host.variable()])?.stop()?;
+    Ok(())
+}
+
+/// The words of the unit's lines with this key.
+fn unit(key: &str) -> Result<Vec<String>> {
+    const UNIT: &str = include_str!("../../../packaging/systemd/netdiag-agent.service");
+    let values = UNIT.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    let words: Vec<String> = values.flat_map(str::split_whitespace).map(str::to_owned).collect();
+    ensure!(!words.is_empty(), "the unit has no {key}");
+    Ok(words)
+}
+
+/// With the capabilities of the unit and no others, it still finds and stores.
+pub fn needs_no_more_than_its_unit_gives() -> Result<()> {
+    let (home, host) = (Home::new()?, Host::new()?);
+    let names = unit("CapabilityBoundingSet")?;
+    let names = names.iter().map(|name| name.trim_start_matches("CAP_").to_lowercase());
+    let set = names.fold("-all".to_owned(), |set, name| format!("{set},+{name}"));
+    let mut command = Command::new(tools::path("setpriv"));
+    command.args([&format!("--bounding-set={set}"), "--no-new-privs", "--"]);
+    command.arg(binary().context("no netdiag binary")?).args(options()).arg("agent");
+    home.settle(&mut command);
+    let (name, value) = host.variable();
+    command.env(name, value);
+    let agent = Agent::launch(command)?;
+    host.refused(18851..18853)?;
+    agent.wait_for(FAILURES, &["code=\"refused.no-listener\""], 2.0, SOON)?;
+    home.wait_for_failures(2, SOON)?;
+    let stored = home.objects(&[])?;
+    // /proc/PID/exe of others takes CAP_SYS_PTRACE.
+    ensure!(stored[0]["process"]["comm"] == "nd-client", "{}", stored[0]);
+    agent.wait_for_page("/readyz", 200, "\"status\":\"ok\"", SOON)?;
+    agent.stop()?;
+    Ok(())
+}
+
+/// It says when it is ready, feeds the watchdog, and tells of a reload and of its end.
+pub fn tells_systemd() -> Result<()> {
+    let (home, host) = (Home::new()?, Host::new()?);
+    let path = home.path().join("notify.sock");
+    let manager = UnixDatagram::bind(&path)?;
+    manager.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let socket = path.to_string_lossy().into_owned();
+    let variables = [host.variable(), ("NOTIFY_SOCKET", &socket), ("WATCHDOG_USEC", "1000000")];
+    let agent = Agent::start(&home, &variables)?;
+    let wait_for = |wanted: &str| -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut buffer = [0; 4096];
+        while Instant::now() < deadline {
+            let length = manager.recv(&mut buffer).with_context(|| format!("no {wanted}"))?;
+            if String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line == wanted) {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("no {wanted}")
+    };
+    wait_for("READY=1")?;
+    wait_for("WATCHDOG=1")?;
+    wait_for("WATCHDOG=1")?;
+    agent.signal(Signal::SIGHUP)?;
+    wait_for("RELOADING=1")?;
+    wait_for("READY=1")?;
+    agent.stop()?;
+    wait_for("STOPPING=1")
+}
+
+fn descriptors(pid: u32) -> Result<usize> {
+    Ok(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count())
+}
+
+pub fn namespaces_come_and_go() -> Result<()> {
+    let (home, host) = (Home::new()?, Host::new()?);
+    let agent = Agent::start(&home, &[])?;
+    let cycle = || -> Result<()> {
+        let namespace = Namespace::new("short")?;
+        namespace.run(&netdiag_tests::clients::connect(netdiag_tests::net::Family::V4.loopback(18861))?)?;
+        Ok(())
+    };
+    (0..5).try_for_each(|_| cycle())?;
+    agent.wait_for(FAILURES, &[], 5.0, SOON)?;
+    let before = descriptors(agent.pid())?;
+    (0..40).try_for_each(|_| cycle())?;
+    agent.wait_for(FAILURES, &[], 45.0, SOON)?;
+    host.refused(18861..18862)?;
+    let deadline = Instant::now() + Duration::from_secs(25);
+    while descriptors(agent.pid())? > before + 3 {
+        let now = descriptors(agent.pid())?;
+        ensure!(Instant::now() < deadline, "{now} descriptors are open, and {before} were");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    agent.stop()?;
+    Ok(())
+}
