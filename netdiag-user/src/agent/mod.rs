@@ -9,6 +9,7 @@ mod lock;
 pub mod metrics;
 mod notify;
 mod own;
+mod privileges;
 mod server;
 mod tally;
 
@@ -92,6 +93,10 @@ impl Agent {
     pub fn start(config: Config, attach: Option<Family>, say: Say) -> Result<Self, AgentError> {
         let mut locks = vec![Lock::take(&config.run_dir, LOCK)?];
         let system = |what| move |source| AgentError::System { what, source };
+        if config.history.enabled {
+            locks.extend(history_lock(&config.history.dir)?);
+        }
+        privileges::keep().map_err(system("cannot give up capabilities"))?;
         let heartbeat = Heartbeat::new()
             .map_err(|errno| system("no port of 127.0.0.1 for the heartbeat")(errno.into()))?;
         let heartbeat = Rc::new(RefCell::new(heartbeat));
@@ -104,7 +109,6 @@ impl Agent {
         engine.observe(move |event, reasons| observer.record(event, reasons));
         own::probes(&mut engine, &board);
         let writer = if config.history.enabled {
-            locks.extend(history_lock(&config.history.dir)?);
             let queue = config.history.queue.get();
             let writer = Writer::start(settings(&config), queue, Arc::clone(&say));
             Some(writer.map_err(system("no thread for the history"))?)

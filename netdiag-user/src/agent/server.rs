@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::privileges;
+
 /// A request's head at most.
 const MAX_HEAD: usize = 8 << 10;
 /// Connections at the same time; more are closed at once.
@@ -114,6 +116,8 @@ impl Stream for UnixStream {
 }
 
 fn serve<S: Stream>(accept: impl Fn() -> io::Result<S>, pages: &Arc<Pages>, busy: &Arc<AtomicUsize>) {
+    // On a kernel that refuses, the pages are the same.
+    let _ = privileges::give_up_all();
     loop {
         let Ok(stream) = accept() else {
             // No descriptors left, as like as not: they do not come back by asking at once.

@@ -1,11 +1,13 @@
 //! The numbers are those of what was made to fail.
 
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use netdiag_tests::net::{Family, Topology};
 use netdiag_tests::netdiag::{Agent, Home};
-use netdiag_tests::{clients, servers};
+use netdiag_tests::process::{Process, patience, run};
+use netdiag_tests::{clients, servers, tools};
 
 use super::{FAILURES, Host, SOON};
 
@@ -79,6 +81,53 @@ pub fn labels_are_bounded() -> Result<()> {
     let series = text.lines().filter(|line| line.starts_with(&format!("{BY_DESTINATION}{{"))).count();
     ensure!(series == 4, "{series} series: {text}");
     agent.wait_for("netdiag_label_values_folded_total", &[BY_DESTINATION], 7.0, SOON)?;
+    agent.stop()?;
+    Ok(())
+}
+
+/// Prometheus itself reads the page, and every alert's query can be asked.
+pub fn prometheus_scrapes() -> Result<()> {
+    const RULES: &str = include_str!("../../../packaging/prometheus/netdiag.rules.yml");
+    let (home, host) = (Home::new()?, Host::new()?);
+    let agent = Agent::start(&home, &[host.variable()])?;
+    host.refused(18781..18784)?;
+    agent.wait_for(FAILURES, &["code=\"refused.no-listener\""], 3.0, SOON)?;
+    let path = |name: &str| home.path().join(name).to_string_lossy().into_owned();
+    std::fs::write(home.path().join("netdiag.rules.yml"), RULES)?;
+    let configuration = format!(
+        "global: {{scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms}}\nrule_files: \
+         [netdiag.rules.yml]\nscrape_configs: [{{job_name: netdiag, static_configs: [{{targets: ['{}']}}]}}]\n",
+        agent.address()
+    );
+    std::fs::write(home.path().join("prometheus.yml"), configuration)?;
+    let mut command = Command::new(tools::path("prometheus"));
+    command.args(["--config.file", &path("prometheus.yml"), "--storage.tsdb.path", &path("data")]);
+    // A port of its own: it says nothing about one that it chose.
+    command.arg("--web.listen-address=127.0.0.1:18785");
+    let _prometheus = Process::spawn(command)?;
+    let ask = |page: &str| {
+        let url = format!("http://127.0.0.1:18785/api/v1/{page}");
+        let mut curl = Command::new(tools::path("curl"));
+        curl.args(["-s", "-m", "5", &url]);
+        run(curl, SOON)
+    };
+    let deadline = Instant::now() + patience(Duration::from_secs(30));
+    let wait_for = |page: &str, fits: &dyn Fn(&str) -> bool| -> Result<()> {
+        loop {
+            let answer = ask(page)?;
+            if fits(&answer.stdout) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{page}: {answer}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    let three = "\"code\":\"refused.no-listener\"";
+    let query = format!("query?query={FAILURES}");
+    wait_for(&query, &|text| text.contains(three) && text.contains(",\"3\"]"))?;
+    wait_for("targets", &|text| text.contains("\"health\":\"up\""))?;
+    let alerts = RULES.matches("- alert: ").count();
+    wait_for("rules", &|text| text.matches("\"health\":\"ok\"").count() == alerts)?;
     agent.stop()?;
     Ok(())
 }

@@ -93,6 +93,34 @@ pub fn tells_systemd() -> Result<()> {
     wait_for("STOPPING=1")
 }
 
+/// Of root's capabilities it keeps those of its unit, and the threads that answer strangers none.
+pub fn gives_up_rights() -> Result<()> {
+    let (home, host) = (Home::new()?, Host::new()?);
+    let agent = Agent::start(&home, &[host.variable()])?;
+    let (mut threads, mut strangers) = (0, 0);
+    for task in std::fs::read_dir(format!("/proc/{}/task", agent.pid()))? {
+        let text = std::fs::read_to_string(task?.path().join("status"))?;
+        let field = |name: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":"));
+            value.map(str::trim).with_context(|| format!("no {name}"))
+        };
+        let set = |name: &str| -> Result<u64> { Ok(u64::from_str_radix(field(name)?, 16)?) };
+        let answers = field("Name")? == "netdiag-http";
+        let expected = if answers { 0 } else { unit("CapabilityBoundingSet")?.len() as u32 };
+        let (effective, permitted) = (set("CapEff")?.count_ones(), set("CapPrm")?.count_ones());
+        ensure!((effective, permitted) == (expected, expected), "{text}");
+        ensure!(field("NoNewPrivs")? == "1", "{text}");
+        threads += 1;
+        strangers += u32::from(answers);
+    }
+    ensure!(threads >= 3 && strangers >= 1, "{threads} threads, {strangers} for strangers");
+    // It still can do what it is for.
+    host.refused(18871..18873)?;
+    home.wait_for_failures(2, SOON)?;
+    agent.stop()?;
+    Ok(())
+}
+
 fn descriptors(pid: u32) -> Result<usize> {
     Ok(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count())
 }

@@ -37,6 +37,9 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::healthy("agent_second_is_told", life::second_is_told),
     Scenario::healthy("agent_needs_no_more_than_its_unit_gives", life::needs_no_more_than_its_unit_gives)
         .needs(&[Need::Tool("setpriv")]),
+    Scenario::healthy("agent_gives_up_rights", life::gives_up_rights),
+    Scenario::healthy("agent_prometheus_scrapes", counts::prometheus_scrapes)
+        .needs(&[Need::Tool("prometheus"), Need::Tool("curl")]),
     Scenario::healthy("agent_tells_systemd", life::tells_systemd),
     Scenario::healthy("agent_namespaces_come_and_go", life::namespaces_come_and_go).alone(),
 ];

@@ -144,6 +144,11 @@ impl Agent {
         Ok(Self { process, address })
     }
 
+    /// Where its HTTP is.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
