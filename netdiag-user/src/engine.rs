@@ -2,6 +2,7 @@
 
 mod budget;
 mod explain;
+mod shed;
 mod subject;
 
 use std::collections::{HashMap, VecDeque};
@@ -27,6 +28,7 @@ use crate::memory;
 use crate::probes::{self, Call, CallFailed, Drop, Event, SocketError, Suspect};
 use crate::track::{Connection, Limits, Tracker, hook_of};
 use budget::Budget;
+pub use shed::{Shed, Spent};
 pub use subject::{matches, may_match};
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, the clock of all records.
@@ -103,6 +105,9 @@ pub struct Engine {
     observer: Option<Observer>,
     searches: Budget,
     namings: Budget,
+    /// The part of `searches` that went into samples of queues.
+    samplings_ns: u64,
+    shed: Shed,
     lost: VecDeque<(u64, u64)>,
     /// How many are lost until now; asked once for all connections that are finished together.
     lost_now: Option<u64>,
@@ -141,6 +146,8 @@ impl Engine {
             observer: None,
             searches: Budget::default(),
             namings: Budget::default(),
+            samplings_ns: 0,
+            shed: Shed::default(),
             lost: VecDeque::new(),
             lost_now: None,
             containers: Containers::default(),
@@ -293,15 +300,20 @@ impl Engine {
             return;
         }
         let netns = u64::from(suspect.netns);
-        if !self.wire_since.contains_key(&netns) {
+        if !self.shed.wire && !self.wire_since.contains_key(&netns) {
             self.watch_wire(netns);
             self.just_in_time.insert(netns, 0);
         }
         if let Some(last) = self.just_in_time.get_mut(&netns) {
             *last = suspect.time_ns;
         }
+        if self.shed.samples {
+            return;
+        }
         let look = || queues::sample(suspect.tuple.destination, suspect.netns, suspect.time_ns);
+        let before = self.searches.total_ns();
         let sample = if suspect.asked { Some(look()) } else { self.searches.within(look) };
+        self.samplings_ns += self.searches.total_ns() - before;
         let Some(sample) = sample.filter(|sample| !sample.is_empty()) else { return };
         if let Some(known) = self.samples.get_mut(&suspect.sock) {
             known.truncate(SAMPLES);
@@ -323,6 +335,9 @@ impl Engine {
             return;
         }
         let frames = std::mem::take(&mut drop.frames);
+        if self.shed.samples {
+            return;
+        }
         let by_nftables = self.tracker.symbol(drop.location).is_some_and(|name| name == "nft_do_chain");
         if by_nftables && let Some(mut memory) = self.session.memory() {
             let stack: Vec<String> = drop.stack.iter().filter_map(|at| self.tracker.symbol(*at)).collect();
@@ -334,7 +349,7 @@ impl Engine {
 
     /// Looks for the owner of a datagram socket while it is still there.
     fn find_owner(&mut self, error: &mut SocketError) {
-        if error.owner.is_some() || self.follows {
+        if error.owner.is_some() || self.follows || self.shed.owners {
             return;
         }
         let found = self.searches.within(|| owners::find(&error.tuple, error.netns, None));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-pub use values::{Attach, Expression, Listen, Size, Span, Within};
+pub use values::{Attach, Expression, Listen, Share, Size, Span, Within};
 
 /// Where the file is unless `--config` says otherwise; it need not exist.
 pub const PATH: &str = "/etc/netdiag/agent.toml";
@@ -16,8 +16,15 @@ pub const PATH: &str = "/etc/netdiag/agent.toml";
 pub const DEFAULT: &str = include_str!("agent.toml");
 
 /// Keys that a running agent takes over on SIGHUP.
-pub const RELOADABLE: &[&str] =
-    &["filter", "heartbeat", "history.keep", "history.max_size", "history.arguments"];
+pub const RELOADABLE: &[&str] = &[
+    "filter",
+    "heartbeat",
+    "history.keep",
+    "history.max_size",
+    "history.arguments",
+    "budget.cpu",
+    "budget.memory",
+];
 
 /// All keys. `agent.toml` describes them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +39,7 @@ pub struct Config {
     pub heartbeat: Span,
     pub history: History,
     pub metrics: Metrics,
+    pub budget: Budget,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +59,19 @@ pub struct Metrics {
     pub top: Within<1, 1_000>,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Budget {
+    pub cpu: Share,
+    pub memory: Size,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { cpu: Share::percent(1), memory: Size::megabytes(64) }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -62,6 +83,7 @@ impl Default for Config {
             heartbeat: Span::from_secs(30),
             history: History::default(),
             metrics: Metrics::default(),
+            budget: Budget::default(),
         }
     }
 }
@@ -180,6 +202,7 @@ impl Config {
         self.history.keep = new.history.keep;
         self.history.max_size = new.history.max_size;
         self.history.arguments = new.history.arguments;
+        self.budget = new.budget;
         fixed
     }
 }

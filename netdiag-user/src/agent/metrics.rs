@@ -96,6 +96,10 @@ metrics! {
         "Share of one processor that a kernel program used, in a sample of one second a minute";
     CPU: Counter Own "process_cpu_seconds" [] "User and system time of the agent's own process";
     RESIDENT: Gauge Own "process_resident_memory_bytes" [] "Memory of that process which is in RAM";
+    COST_CPU: Gauge Own "cost_cpu_ratio" [] "Share of one processor in the last ten seconds: the agent's process, and its kernel programs as last sampled";
+    COST_MEMORY: Gauge Own "cost_memory_bytes" [] "Memory of the agent's process, its kernel programs and maps";
+    SHED: Gauge Own "shed" ["what"] "1: given up to keep within the budget";
+    OVER_BUDGET: Gauge Own "over_budget" [] "1: over the budget, and nothing is left that could be given up";
     HEARTBEATS: Counter Own "heartbeats" ["result"] "The agent's own failing connections on loopback: sent, seen, failed";
     HEARTBEAT_SEEN: Gauge Own "heartbeat_last_seen_timestamp_seconds" [] "When the record of one last arrived, seconds since 1970";
     STORED: Counter Own "history_stored" [] "Diagnoses stored; repeats of one within ten seconds are one";

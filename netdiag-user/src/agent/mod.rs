@@ -2,6 +2,7 @@
 //! store ([`history`]) and into numbers ([`metrics`]), which HTTP shows ([`server`]).
 
 pub mod config;
+mod governor;
 mod health;
 mod heartbeat;
 pub mod history;
@@ -29,6 +30,7 @@ use crate::kernel::loader::Options;
 use crate::kernel::registry::Family;
 use crate::output::{Clock, Folder, Report};
 use config::Config;
+use governor::{Budget, Change, Governor};
 use health::{Health, State};
 use heartbeat::Heartbeat;
 use history::{Counts, Settings, Writer};
@@ -70,6 +72,7 @@ pub struct Agent {
     heartbeat: Rc<RefCell<Heartbeat>>,
     health: Health,
     own: Own,
+    governor: Governor,
     manager: Manager,
     say: Say,
     // In the order in which they must go: the store is closed while its lock is held.
@@ -120,6 +123,7 @@ impl Agent {
             Server::start(config.listen.0, socket, pages(&board, &health)).map_err(AgentError::Listen)?;
         board.set(&metrics::BUILD, &[env!("CARGO_PKG_VERSION")], 1.0);
         board.set(&metrics::STARTED, &[], seconds(Timestamp::now()));
+        let governor = Governor::new(budget(&config));
         let mut agent = Self {
             filter: None,
             config,
@@ -131,6 +135,7 @@ impl Agent {
             heartbeat,
             health,
             own: Own::default(),
+            governor,
             manager: Manager::new(),
             say,
             server,
@@ -189,6 +194,7 @@ impl Agent {
         }
         self.beat();
         self.own.measure(&mut self.engine, &self.board);
+        self.govern();
         if let Some(counts) = self.writer.as_ref().map(Writer::counts) {
             self.show(counts);
         }
@@ -220,6 +226,33 @@ impl Agent {
         }
     }
 
+    /// Keeps within the budget.
+    fn govern(&mut self) {
+        let Some(usage) = self.own.usage(&self.engine, &self.board) else { return };
+        if let Some(change) = self.governor.judge(&usage) {
+            let cost = format!("{:.2} % of a processor, {} MB", usage.cpu * 100.0, usage.memory / 1_000_000);
+            (self.say)(&match change {
+                Change::Shed(step) => format!("over its budget ({cost}): does without {}", step.name()),
+                Change::Resumed(step) => {
+                    format!("within its budget ({cost}): takes up {} again", step.name())
+                }
+                Change::Exhausted => {
+                    format!("over its budget ({cost}), and nothing it could do without would help")
+                }
+            });
+        }
+        let shed = self.governor.shed();
+        self.engine.shed(shed);
+        let flag = |on: bool| f64::from(u8::from(on));
+        for (name, on) in [("wire", shed.wire), ("samples", shed.samples), ("owners", shed.owners)] {
+            self.board.set(&metrics::SHED, &[name], flag(on));
+        }
+        self.board.set(&metrics::OVER_BUDGET, &[], flag(self.governor.is_exhausted()));
+        let names = shed.names();
+        let problem = (!names.is_empty()).then(|| format!("does without {}", names.join(", ")));
+        self.health.part("budget", problem);
+    }
+
     /// The store's numbers, where they are looked for.
     fn show(&self, counts: Counts) {
         let board = &self.board;
@@ -248,6 +281,7 @@ impl Agent {
         let fixed = self.config.reload(new);
         self.set_filter();
         self.health.heartbeat_every(self.config.heartbeat.get());
+        self.governor.budget = budget(&self.config);
         if let Some(writer) = &self.writer {
             writer.set(settings(&self.config));
         }
@@ -307,6 +341,10 @@ fn store(writer: Option<&Writer>, report: Report) {
     if let Some(writer) = writer {
         writer.store(report);
     }
+}
+
+fn budget(config: &Config) -> Budget {
+    Budget { cpu: config.budget.cpu.get(), memory: config.budget.memory.bytes() }
 }
 
 fn settings(config: &Config) -> Settings {

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use netdiag_ebpf::counters::Counter;
 
+use super::governor::{Usage, WINDOW};
 use super::metrics::{self, Board};
-use crate::engine::Engine;
+use crate::engine::{Engine, Spent};
 use crate::kernel::stats::{self, RunStats};
 
 /// Counters of the kernel side, the process' own CPU time and memory.
@@ -15,6 +16,9 @@ const OFTEN: Duration = Duration::from_secs(5);
 const SELDOM: Duration = Duration::from_secs(60);
 /// How long the kernel counts the time of programs, which costs each run some nanoseconds.
 const SAMPLE: Duration = Duration::from_secs(1);
+
+/// The signal whose programs tc runs, or the tracepoints that stand in for it.
+const WIRE: &str = "wire";
 
 /// What each counter of loss is called.
 const LOSSES: &[(Counter, &str)] = &[
@@ -30,6 +34,20 @@ pub struct Own {
     often: Option<Instant>,
     seldom: Option<Instant>,
     sample: Option<Sample>,
+    window: Option<Window>,
+    /// Share of one processor of all kernel programs, and of those of tc, as last sampled.
+    programs: f64,
+    wire: f64,
+    /// Bytes of kernel maps and programs.
+    kernel_memory: u64,
+}
+
+/// How things were when the window began.
+#[derive(Debug)]
+struct Window {
+    begun: Instant,
+    cpu_us: u64,
+    spent: Spent,
 }
 
 #[derive(Debug)]
@@ -55,12 +73,41 @@ impl Own {
         if self.sample.as_ref().is_some_and(|sample| sample.begun.elapsed() >= SAMPLE)
             && let Some(sample) = self.sample.take()
         {
-            programs(engine, board, &sample);
+            (self.programs, self.wire) = programs(engine, board, &sample);
         }
         if is_due(&mut self.seldom, SELDOM) {
-            maps(engine, board);
+            self.kernel_memory = maps(engine, board) + program_memory(engine);
             self.sample = begin(engine);
         }
+    }
+}
+
+impl Own {
+    /// What was used in a window that is over.
+    pub fn usage(&mut self, engine: &Engine, board: &Board) -> Option<Usage> {
+        let now = Window { begun: Instant::now(), cpu_us: stats::cpu_us()?, spent: engine.spent() };
+        let Some(before) = &self.window else {
+            self.window = Some(now);
+            return None;
+        };
+        let elapsed = now.begun.saturating_duration_since(before.begun);
+        if elapsed < WINDOW {
+            return None;
+        }
+        let share = |ns: u64| ns as f64 / elapsed.as_nanos() as f64;
+        let usage = Usage {
+            cpu: share(now.cpu_us.saturating_sub(before.cpu_us) * 1_000) + self.programs,
+            memory: stats::resident_bytes().unwrap_or(0) + self.kernel_memory,
+            parts: [
+                self.wire,
+                share(now.spent.samples_ns.saturating_sub(before.spent.samples_ns)),
+                share(now.spent.owners_ns.saturating_sub(before.spent.owners_ns)),
+            ],
+        };
+        self.window = Some(now);
+        board.set(&metrics::COST_CPU, &[], usage.cpu);
+        board.set(&metrics::COST_MEMORY, &[], usage.memory as f64);
+        Some(usage)
     }
 }
 
@@ -94,9 +141,12 @@ pub fn probes(engine: &mut Engine, board: &Board) {
     }
 }
 
-fn maps(engine: &mut Engine, board: &Board) {
+/// Bytes of all.
+fn maps(engine: &mut Engine, board: &Board) -> u64 {
+    let mut total = 0;
     for map in stats::maps(engine.session()) {
         if let Some(bytes) = map.memory_bytes {
+            total += bytes;
             board.set(&metrics::MAP_BYTES, &[&map.name], bytes as f64);
         }
         if let Some(entries) = map.entries {
@@ -104,6 +154,11 @@ fn maps(engine: &mut Engine, board: &Board) {
             board.set(&metrics::MAP_CAPACITY, &[&map.name], map.max_entries.into());
         }
     }
+    total
+}
+
+fn program_memory(engine: &mut Engine) -> u64 {
+    stats::programs(engine.session(), false).iter().filter_map(|program| program.memory_bytes).sum()
 }
 
 /// `None` where the kernel does not count: the metric is missing then, and not zero.
@@ -115,13 +170,23 @@ fn begin(engine: &mut Engine) -> Option<Sample> {
     Some(Sample { begun: Instant::now(), before: times(engine), _counting: counting })
 }
 
-fn programs(engine: &mut Engine, board: &Board, sample: &Sample) {
-    let now = times(engine);
+/// Shares of one processor: of all programs, and of those of tc.
+fn programs(engine: &mut Engine, board: &Board, sample: &Sample) -> (f64, f64) {
+    let probes = engine.session().probes.iter().filter(|state| state.probe.signal == WIRE);
+    let ways = probes.filter_map(|state| state.attached).flat_map(|way| way.programs);
+    let of_wire: Vec<&str> = ways.map(|(_, name)| *name).collect();
     let elapsed = sample.begun.elapsed().as_nanos() as f64;
-    for (name, time) in now {
+    let (mut all, mut wire) = (0.0, 0.0);
+    for (name, time) in times(engine) {
         let before = sample.before.get(&name).copied().unwrap_or(0);
-        board.set(&metrics::PROGRAM_CPU, &[&name], time.saturating_sub(before) as f64 / elapsed);
+        let share = time.saturating_sub(before) as f64 / elapsed;
+        board.set(&metrics::PROGRAM_CPU, &[&name], share);
+        all += share;
+        if of_wire.contains(&name.as_str()) {
+            wire += share;
+        }
     }
+    (all, wire)
 }
 
 fn times(engine: &mut Engine) -> HashMap<String, u64> {

@@ -34,6 +34,7 @@ impl Engine {
             missing: self.missing_for(wire),
             wire,
             wire_since_suspect: since.is_some(),
+            shed: self.shed.names(),
         };
         let troubled = connection.errno.is_some() || !is_orderly(&connection);
         let mut facts =
@@ -74,7 +75,7 @@ impl Engine {
             return;
         }
         let look = || owners::find(&connection.tuple(), connection.netns, among.as_deref());
-        let found = self.searches.within(look);
+        let found = if self.shed.owners { None } else { self.searches.within(look) };
         let Some(found) = found.flatten() else {
             self.take_closer(connection);
             return;

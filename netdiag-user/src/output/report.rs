@@ -267,6 +267,9 @@ pub struct CoveragePart {
     pub wire: bool,
     /// Packets on the wire were watched from the first SYN retransmit on.
     pub wire_since_suspect: bool,
+    /// What the agent did without to keep within its budget: `wire`, `samples`, `owners`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shed: Vec<String>,
 }
 
 impl CoveragePart {
@@ -278,6 +281,7 @@ impl CoveragePart {
             lost_steps: connection.lost_steps,
             wire: coverage.wire,
             wire_since_suspect: coverage.wire_since_suspect,
+            shed: coverage.shed.clone(),
         }
     }
 }

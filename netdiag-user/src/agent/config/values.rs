@@ -91,6 +91,45 @@ impl From<Size> for String {
     }
 }
 
+/// A share of one processor, in percent: "1%", "0.5%", "200%".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Share {
+    /// Thousandths of a percent.
+    parts: u32,
+}
+
+impl Share {
+    pub const fn percent(number: u32) -> Self {
+        Self { parts: number * 1_000 }
+    }
+
+    /// 0.01 is a percent.
+    pub fn get(self) -> f64 {
+        f64::from(self.parts) / 100_000.0
+    }
+}
+
+impl TryFrom<String> for Share {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let number = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+        match number {
+            Some(percent) if (0.01..=100_000.0).contains(&percent) => {
+                Ok(Self { parts: (percent * 1_000.0).round() as u32 })
+            }
+            _ => Err(format!("`{text}` is no share of a processor: write 1% or 0.5%")),
+        }
+    }
+}
+
+impl From<Share> for String {
+    fn from(share: Share) -> Self {
+        format!("{}%", f64::from(share.parts) / 1_000.0)
+    }
+}
+
 /// An address to listen on; `None` (empty text): nowhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -215,6 +254,17 @@ impl<const MIN: i64, const MAX: i64> From<Within<MIN, MAX>> for i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares() {
+        let share = |text: &str| Share::try_from(text.to_owned());
+        assert_eq!(share("1%"), Ok(Share::percent(1)));
+        assert_eq!(share("0.5%").unwrap().get(), 0.005);
+        assert_eq!(share(&String::from(share("12.5%").unwrap())), share("12.5%"));
+        for wrong in ["1", "%", "-1%", "0%", "NaN%", "1e9%"] {
+            assert!(share(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn sizes() {
