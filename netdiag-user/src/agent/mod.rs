@@ -10,6 +10,7 @@ mod lock;
 pub mod metrics;
 mod notify;
 mod own;
+mod pages;
 mod privileges;
 mod server;
 mod tally;
@@ -31,14 +32,14 @@ use crate::kernel::registry::Family;
 use crate::output::{Clock, Folder, Report};
 use config::Config;
 use governor::{Budget, Change, Governor};
-use health::{Health, State};
+use health::Health;
 use heartbeat::Heartbeat;
 use history::{Counts, Settings, Writer};
 use lock::Lock;
 use metrics::Board;
 use notify::Manager;
 use own::Own;
-use server::{Page, Server};
+use server::Server;
 use tally::Tally;
 
 /// Where the agent's own messages go, one line each.
@@ -120,7 +121,7 @@ impl Agent {
         };
         let socket = Some(config.socket.as_path()).filter(|path| !path.as_os_str().is_empty());
         let server =
-            Server::start(config.listen.0, socket, pages(&board, &health)).map_err(AgentError::Listen)?;
+            Server::start(config.listen.0, socket, pages::of(&board, &health)).map_err(AgentError::Listen)?;
         board.set(&metrics::BUILD, &[env!("CARGO_PKG_VERSION")], 1.0);
         board.set(&metrics::STARTED, &[], seconds(Timestamp::now()));
         let governor = Governor::new(budget(&config));
@@ -378,24 +379,4 @@ fn status(health: &Health) -> String {
 
 fn seconds(time: Timestamp) -> f64 {
     Duration::try_from(time.as_duration()).map_or(0.0, |since| since.as_secs_f64())
-}
-
-fn pages(board: &Arc<Board>, health: &Health) -> Arc<server::Pages> {
-    let (board, health) = (Arc::clone(board), health.clone());
-    let json = |state: State| Page {
-        status: if state.status == "failing" { 503 } else { 200 },
-        content_type: "application/json",
-        // A status and texts can always be written.
-        body: serde_json::to_string(&state).unwrap_or_default() + "\n",
-    };
-    Arc::new(move |path| match path {
-        "/metrics" => Some(Page {
-            status: 200,
-            content_type: "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            body: board.text(),
-        }),
-        "/healthz" => Some(json(health.alive())),
-        "/readyz" => Some(json(health.ready())),
-        _ => None,
-    })
 }

@@ -1,8 +1,10 @@
 //! Rights that are given up at the start: what an agent never needs, somebody who gets into it must not have.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use landlock::{ABI, Access, AccessFs, Ruleset, RulesetAttr, RulesetStatus};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 /// Bit numbers from include/uapi/linux/capability.h. The unit gives the same.
 pub const KEPT: &[(u32, &str)] = &[
@@ -34,20 +36,83 @@ pub fn keep() -> io::Result<()> {
     set(get()? & kept)
 }
 
-/// Gives up all capabilities, and all files where the kernel has Landlock (5.13): for a thread that talks to strangers,
-/// and those that it starts. What is open stays open.
+/// What a thread that answers strangers asks of the kernel: to read, write and close what it is given, to have memory,
+/// to wait, and to start and end threads like itself.
+const ANSWERING: &[libc::c_long] = &[
+    libc::SYS_accept4,
+    libc::SYS_brk,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_clone,
+    libc::SYS_clone3,
+    libc::SYS_close,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_futex,
+    libc::SYS_getrandom,
+    libc::SYS_getsockopt,
+    libc::SYS_gettid,
+    libc::SYS_madvise,
+    libc::SYS_mmap,
+    libc::SYS_mprotect,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_nanosleep,
+    libc::SYS_prctl,
+    libc::SYS_prlimit64,
+    libc::SYS_read,
+    libc::SYS_recvfrom,
+    libc::SYS_restart_syscall,
+    libc::SYS_rseq,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sched_yield,
+    libc::SYS_sendto,
+    libc::SYS_set_robust_list,
+    libc::SYS_setsockopt,
+    libc::SYS_shutdown,
+    libc::SYS_sigaltstack,
+    libc::SYS_write,
+    libc::SYS_writev,
+];
+
+/// What [`give_up_all`] could not do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Confined {
+    /// Files are out of reach; false on a kernel without Landlock (5.13).
+    pub files: bool,
+    /// Other system calls fail; false on a processor that seccompiler does not know.
+    pub calls: bool,
+}
+
+/// Gives up all capabilities, all files and all system calls but [`ANSWERING`]: for a thread that talks to strangers, and those
+/// that it starts. What is open stays open.
 ///
 /// # Errors
 /// Those of the kernel.
-pub fn give_up_all() -> io::Result<bool> {
+pub fn give_up_all() -> io::Result<Confined> {
     no_new_privileges()?;
     set(0)?;
-    let confined = Ruleset::default()
+    let files = Ruleset::default()
         .handle_access(AccessFs::from_all(ABI::V5))
         .and_then(Ruleset::create)
         .and_then(|ruleset| ruleset.restrict_self())
         .map_err(io::Error::other)?;
-    Ok(confined.ruleset != RulesetStatus::NotEnforced)
+    // Last: it takes away the calls that the others need.
+    let calls = match filter() {
+        Some(filter) => seccompiler::apply_filter(&filter).map(|()| true).map_err(io::Error::other)?,
+        None => false,
+    };
+    Ok(Confined { files: files.ruleset != RulesetStatus::NotEnforced, calls })
+}
+
+/// Everything else fails with EPERM: a mistake in the list must not end the agent.
+fn filter() -> Option<BpfProgram> {
+    let architecture = std::env::consts::ARCH.try_into().ok()?;
+    let allowed: BTreeMap<i64, _> = ANSWERING.iter().map(|call| (*call, Vec::new())).collect();
+    let denied = SeccompAction::Errno(libc::EPERM.cast_unsigned());
+    SeccompFilter::new(allowed, denied, SeccompAction::Allow, architecture).ok()?.try_into().ok()
 }
 
 fn no_new_privileges() -> io::Result<()> {
@@ -125,9 +190,15 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_owned();
         std::thread::spawn(move || {
+            // capget is no call of such a thread.
+            let capabilities = std::thread::spawn(|| {
+                set(0).unwrap();
+                get().unwrap()
+            });
+            assert_eq!(capabilities.join().unwrap(), 0);
             let confined = give_up_all().unwrap();
-            assert_eq!(get().unwrap(), 0);
-            assert_eq!(std::fs::File::open(path).is_err(), confined);
+            assert_eq!(std::fs::File::open(path).is_err(), confined.files || confined.calls);
+            assert_eq!(std::net::UdpSocket::bind("127.0.0.1:0").is_err(), confined.calls);
             assert!(set(1 << 21).is_err(), "CAP_SYS_ADMIN came back");
         })
         .join()

@@ -5,11 +5,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use netdiag_tests::net::Namespace;
+use netdiag_tests::clients;
+use netdiag_tests::net::{Family, Namespace, Topology};
 use netdiag_tests::netdiag::{Agent, Home, binary, options};
-use netdiag_tests::process::run;
+use netdiag_tests::process::{patience, run};
 use netdiag_tests::tools;
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use super::{FAILURES, Host, SOON};
 
@@ -110,6 +112,8 @@ pub fn gives_up_rights() -> Result<()> {
         let (effective, permitted) = (set("CapEff")?.count_ones(), set("CapPrm")?.count_ones());
         ensure!((effective, permitted) == (expected, expected), "{text}");
         ensure!(field("NoNewPrivs")? == "1", "{text}");
+        // 2: a filter of system calls.
+        ensure!(!answers || field("Seccomp")? == "2", "{text}");
         threads += 1;
         strangers += u32::from(answers);
     }
@@ -117,6 +121,37 @@ pub fn gives_up_rights() -> Result<()> {
     // It still can do what it is for.
     host.refused(18871..18873)?;
     home.wait_for_failures(2, SOON)?;
+    agent.stop()?;
+    Ok(())
+}
+
+/// With hardly any budget it does without what costs, says so everywhere, and still diagnoses.
+pub fn keeps_within_its_budget() -> Result<()> {
+    let home = Home::new()?;
+    let net = Topology::new()?;
+    let filter = format!("netns {}", net.client.inode());
+    let agent = Agent::start(&home, &[("NETDIAG_FILTER", &filter), ("NETDIAG_BUDGET_CPU", "0.01%")])?;
+    net.client
+        .nft("table inet fw { chain out { type filter hook output priority 0; tcp dport 18881 drop; }; }")?;
+    let dropped = || net.client.run(&clients::steps(&format!("connect={},1300", Family::V4.server(18881)))?);
+    let deadline = Instant::now() + patience(Duration::from_secs(60));
+    while !agent.said().contains("does without samples of queues and firewall rules") {
+        ensure!(Instant::now() < deadline, "it gave up nothing: {}", agent.said());
+        dropped()?;
+    }
+    agent.wait_for("netdiag_shed", &["what=\"samples\""], 1.0, SOON)?;
+    agent.wait_for_page("/healthz", 200, "budget: does without", SOON)?;
+    let named = agent.metric("netdiag_firewall_drops_total", &["rule=\"inet fw "])?;
+    ensure!(named > 0.0, "no rule was named while there was a budget");
+    dropped()?;
+    let failures = agent.metric(FAILURES, &["code=\"timeout.firewall-drop\""])?;
+    ensure!(failures > 1.0, "it does not diagnose any more");
+    let shed = |object: &Value| object["coverage"]["shed"].as_array().is_some_and(|shed| !shed.is_empty());
+    let deadline = Instant::now() + patience(Duration::from_secs(20));
+    while !home.objects(&["--details"])?.iter().any(shed) {
+        ensure!(Instant::now() < deadline, "no diagnosis says what was given up");
+        std::thread::sleep(Duration::from_millis(200));
+    }
     agent.stop()?;
     Ok(())
 }

@@ -40,6 +40,9 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::healthy("agent_gives_up_rights", life::gives_up_rights),
     Scenario::healthy("agent_prometheus_scrapes", counts::prometheus_scrapes)
         .needs(&[Need::Tool("prometheus"), Need::Tool("curl")]),
+    Scenario::healthy("agent_keeps_within_its_budget", life::keeps_within_its_budget)
+        .needs(&[Need::Nftables])
+        .limit(Duration::from_secs(120)),
     Scenario::healthy("agent_tells_systemd", life::tells_systemd),
     Scenario::healthy("agent_namespaces_come_and_go", life::namespaces_come_and_go).alone(),
 ];
