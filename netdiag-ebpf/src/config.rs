@@ -7,6 +7,12 @@ pub const FLAG_ALL: u32 = 2;
 /// `tcp_send_reset` has the argument `reason` (6.10).
 pub const FLAG_RESET_REASON: u32 = 4;
 
+/// Count every drop by its reason in the map `DROP_TOTALS` (`drops`).
+pub const FLAG_COUNT_DROPS: u32 = 8;
+
+/// Buckets that limit the rate of records, each for keys that are equal modulo this number. A power of two.
+pub const LIMIT_BUCKETS: u32 = 4096;
+
 /// Drop reasons below this number are looked up in `DROP_ACTION`; any other is [`DROP_SEND`].
 pub const DROP_REASONS: usize = 256;
 /// The reason is no loss: count it only.

@@ -1,7 +1,9 @@
 //! The whole way, wired: records of the kernel to explained connections. `run`, `watch` and the like drive it.
 
 mod budget;
+mod drops;
 mod explain;
+mod hosts;
 mod shed;
 mod subject;
 
@@ -25,9 +27,10 @@ use crate::kernel::loader::{Options, Session};
 use crate::kernel::reasons::Reasons;
 use crate::kernel::registry::Probe;
 use crate::memory;
-use crate::probes::{self, Call, CallFailed, Drop, Event, SocketError, Suspect};
+use crate::probes::{self, Call, CallFailed, Drop, Event, SocketError, Suspect, Wire};
 use crate::track::{Connection, Limits, Tracker, hook_of};
 use budget::Budget;
+use hosts::Hosts;
 pub use shed::{Shed, Spent};
 pub use subject::{matches, may_match};
 
@@ -93,6 +96,7 @@ pub struct Engine {
     tracker: Tracker,
     gatherer: Gatherer,
     firewall: Firewall,
+    hosts: Hosts,
     samples: HashMap<u64, Vec<QueueSample>>,
     sampled: VecDeque<u64>,
     /// When tc began to watch a namespace.
@@ -101,6 +105,8 @@ pub struct Engine {
     just_in_time: HashMap<u64, u64>,
     /// Processes are followed.
     follows: bool,
+    /// The kernel's memory may be read on demand.
+    peeks: bool,
     filter: Option<Prefilter>,
     observer: Option<Observer>,
     searches: Budget,
@@ -108,6 +114,7 @@ pub struct Engine {
     /// The part of `searches` that went into samples of queues.
     samplings_ns: u64,
     shed: Shed,
+    comparisons: Budget,
     lost: VecDeque<(u64, u64)>,
     /// How many are lost until now; asked once for all connections that are finished together.
     lost_now: Option<u64>,
@@ -137,23 +144,37 @@ impl Engine {
             tracker,
             gatherer: if options.follow_processes { Gatherer::generous() } else { Gatherer::default() },
             firewall: Firewall::default(),
+            hosts: Hosts::default(),
             samples: HashMap::new(),
             sampled: VecDeque::new(),
             wire_since: HashMap::new(),
             just_in_time: HashMap::new(),
             follows: options.follow_processes,
+            peeks: true,
             filter: None,
             observer: None,
             searches: Budget::default(),
             namings: Budget::default(),
             samplings_ns: 0,
             shed: Shed::default(),
+            comparisons: Budget::default(),
             lost: VecDeque::new(),
             lost_now: None,
             containers: Containers::default(),
             missing,
             undecoded: 0,
         })
+    }
+
+    /// From now on reads nothing of the kernel's memory on demand.
+    pub fn never_peek(&mut self) {
+        self.peeks = false;
+    }
+
+    /// From now on has nftables trace packets whose rule the kernel does not name otherwise. Adds tables to nftables,
+    /// which go when this does.
+    pub fn trace_rules(&mut self) {
+        self.firewall.trace();
     }
 
     /// Explains only connections for which `may` says yes.
@@ -252,6 +273,7 @@ impl Engine {
                 Event::Suspect(suspect) => self.suspect(suspect),
                 Event::SocketError(error) => self.find_owner(error),
                 Event::Drop(drop) => self.name_rule(drop),
+                Event::Wire(wire) => self.remember(wire),
                 Event::Exec(exec) => {
                     self.watch_wire(exec.netns.into());
                 }
@@ -329,21 +351,47 @@ impl Engine {
         self.samples.insert(suspect.sock, sample);
     }
 
-    /// Asks the kernel which rule dropped a packet, while the rule is still there.
+    /// Asks the kernel which rule dropped a packet, while the rule is still there, and else the ruleset.
     fn name_rule(&mut self, drop: &mut Drop) {
-        if drop.frames.words.is_empty() {
-            return;
-        }
         let frames = std::mem::take(&mut drop.frames);
-        if self.shed.samples {
+        // What the packet filter drops comes with its stack.
+        let by_filter = self.session.reasons.is_drop(drop.reason, "NETFILTER_DROP") && !drop.stack.is_empty();
+        if !by_filter || self.shed.samples {
             return;
         }
-        let by_nftables = self.tracker.symbol(drop.location).is_some_and(|name| name == "nft_do_chain");
-        if by_nftables && let Some(mut memory) = self.session.memory() {
-            let stack: Vec<String> = drop.stack.iter().filter_map(|at| self.tracker.symbol(*at)).collect();
-            let mut name = || self.firewall.name(drop, &frames, hook_of(&stack), &mut memory);
+        let Some(symbol) = self.tracker.symbol(drop.location) else { return };
+        let stack: Vec<String> = drop.stack.iter().filter_map(|at| self.tracker.symbol(*at)).collect();
+        let hook = hook_of(&stack);
+        let by_nftables = symbol == "nft_do_chain";
+        // In a flood most come without.
+        if by_nftables && frames.words.is_empty() {
+            return;
+        }
+        if by_nftables
+            && self.peeks
+            && let Some(mut memory) = self.session.memory()
+        {
+            let mut name = || self.firewall.name(drop, &frames, hook, &mut memory);
             // The kernel sends few of these. Where the whole machine is watched, others' drops are named too.
             if self.follows { name() } else { self.namings.within(name).unwrap_or_default() }
+        }
+        if by_nftables && drop.rule.is_none() {
+            self.firewall.follow(drop);
+        }
+        if drop.rule.is_none() {
+            self.comparisons.within(|| self.firewall.compare(drop, &symbol, hook, now_ns()));
+        }
+    }
+
+    /// How a host answers. Where several namespaces have an interface of that index, it is not known whose host.
+    fn remember(&mut self, wire: &Wire) {
+        let named = self.session.wire().interface(0, wire.packet.ifindex);
+        let netns = match wire.packet.netns {
+            0 => named.and_then(|(inode, _)| u32::try_from(inode).ok()),
+            known => Some(known),
+        };
+        if let Some(netns) = netns {
+            self.hosts.add(netns, wire);
         }
     }
 

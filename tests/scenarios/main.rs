@@ -2,8 +2,10 @@
 
 mod agent;
 mod cli;
+mod drops;
 mod harness;
 mod healthy;
+mod leak;
 mod local;
 mod refused;
 mod reset;
@@ -11,6 +13,7 @@ mod samples;
 mod skips;
 mod timeout;
 mod unreachable;
+mod whose;
 
 fn main() -> std::process::ExitCode {
     let scenarios = [
@@ -20,9 +23,12 @@ fn main() -> std::process::ExitCode {
         unreachable::SCENARIOS,
         reset::SCENARIOS,
         local::SCENARIOS,
+        drops::SCENARIOS,
+        leak::SCENARIOS,
         healthy::SCENARIOS,
         cli::SCENARIOS,
         agent::SCENARIOS,
+        whose::SCENARIOS,
     ];
     netdiag_tests::scenario::main(&scenarios, skips::EXPECTED, samples::SAMPLES)
 }

@@ -8,6 +8,7 @@
 
 pub mod bpf;
 pub mod clients;
+pub mod datagrams;
 pub mod foreign;
 pub mod hooks;
 pub mod init;

@@ -12,6 +12,8 @@ use crate::maps::offset;
 
 /// include/linux/sched.h: the task is in do_exit().
 const PF_EXITING: u32 = 4;
+/// The same: a thread of the kernel's own.
+const PF_KTHREAD: u32 = 0x0020_0000;
 
 /// Writes who runs now, in place and by plain loads: every connect() pays for it, and each helper's return costs
 /// some ten nanoseconds where returns are guarded against speculation.
@@ -84,6 +86,11 @@ pub fn current() -> *const c_void {
 #[inline(always)]
 pub fn is_exiting() -> bool {
     probe::<u32>(current(), Field::TaskFlags).is_some_and(|flags| flags & PF_EXITING != 0)
+}
+
+#[inline(always)]
+pub fn is_kernel_thread() -> bool {
+    probe::<u32>(current(), Field::TaskFlags).is_some_and(|flags| flags & PF_KTHREAD != 0)
 }
 
 /// Network namespace of a task, 0 where unknown (a task without nsproxy is past its exit).

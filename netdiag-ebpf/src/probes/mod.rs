@@ -12,4 +12,5 @@ mod result;
 mod retransmit;
 mod route;
 mod socket;
+mod time_wait;
 mod wire;

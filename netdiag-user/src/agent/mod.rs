@@ -108,7 +108,7 @@ impl Agent {
         let health = Health::new(config.heartbeat.get());
         let tally = Tally::new(Arc::clone(&board), Rc::clone(&heartbeat));
         let attach = attach.or(config.attach.family());
-        let mut engine = Engine::start(Options { follow_processes: false, all: false, attach })?;
+        let mut engine = Engine::start(Options { attach, ..Options::default() })?;
         let observer = tally.clone();
         engine.observe(move |event, reasons| observer.record(event, reasons));
         own::probes(&mut engine, &board);

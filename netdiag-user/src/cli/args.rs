@@ -29,6 +29,10 @@ Examples:
   netdiag watch port 5432 and not src 10.0.0.9  some of them
   netdiag agent                                 the same for months, with a memory and metrics
   netdiag history --since 3h                    what failed at 3 a.m.
+  netdiag drops                                 packets that this machine throws away, and which rule does
+  netdiag timewait                              who makes all those TIME_WAIT sockets, and is it a problem?
+  netdiag sockets --listening                   who listens, and how full each accept queue is
+  netdiag port 443                              who holds a port, in every network namespace
   netdiag explain timeout.firewall-drop         what a diagnosis means, and how to check it by hand
   netdiag doctor                                what this kernel lets netdiag see
 
@@ -54,6 +58,12 @@ pub struct Global {
     /// when tc watches.
     #[arg(long, global = true, value_enum, value_name = "KIND")]
     pub attach: Option<AttachBy>,
+    /// Read nothing of the kernel's memory on demand
+    ///
+    /// Which rule of nftables dropped a packet is then found by comparing the packet with the ruleset, as it is on
+    /// kernels that do not let their memory be read (lockdown).
+    #[arg(long, global = true)]
+    pub no_peek: bool,
     /// No colours (NO_COLOR does the same)
     #[arg(long, global = true)]
     pub no_color: bool,
@@ -89,6 +99,14 @@ pub enum Command {
     Run(RunArgs),
     /// Explain every failing connection of this machine
     Watch(WatchArgs),
+    /// Show the packets that this machine throws away, by cause and rule, also where no process here asked for them
+    Drops(DropsArgs),
+    /// List sockets of all network namespaces: whose, how full their queues are, and what is wrong with them
+    Sockets(SocketsArgs),
+    /// Say whose the sockets in TIME_WAIT are, how fast they come, and whether that is a problem
+    Timewait(TimewaitArgs),
+    /// Say who holds a port: process, address, since when, unit, in every network namespace
+    Port(PortArgs),
     /// Watch for months: keep what was diagnosed, and show numbers to Prometheus
     Agent(AgentArgs),
     /// Show what an agent has diagnosed, at 3 a.m. or last week
@@ -123,6 +141,13 @@ pub struct RunArgs {
     /// run by some nanoseconds. No setting is changed.
     #[arg(long)]
     pub stats: bool,
+    /// Let nftables trace packets that are dropped by a rule which the kernel does not name otherwise
+    ///
+    /// For that netdiag adds a table of its own, netdiag_trace_PID, to nftables in the network namespace of the drop, with
+    /// `meta nftrace set 1` for that flow alone, and the copy of the packet that is sent again names the rule exactly. The
+    /// table is gone when netdiag ends, also if it is killed. Nothing is added while the kernel names the rule itself.
+    #[arg(long)]
+    pub trace_rules: bool,
     /// Append the evidence of each connection that failed to this file, one JSON object a line
     #[arg(long, value_name = "FILE")]
     pub save_evidence: Option<PathBuf>,
@@ -155,6 +180,13 @@ pub struct WatchArgs {
     /// run by some nanoseconds. No setting is changed.
     #[arg(long)]
     pub stats: bool,
+    /// Let nftables trace packets that are dropped by a rule which the kernel does not name otherwise
+    ///
+    /// For that netdiag adds a table of its own, netdiag_trace_PID, to nftables in the network namespace of the drop, with
+    /// `meta nftrace set 1` for that flow alone, and the copy of the packet that is sent again names the rule exactly. The
+    /// table is gone when netdiag ends, also if it is killed. Nothing is added while the kernel names the rule itself.
+    #[arg(long)]
+    pub trace_rules: bool,
     /// Append the evidence of each connection that failed to this file, one JSON object a line
     #[arg(long, value_name = "FILE")]
     pub save_evidence: Option<PathBuf>,
@@ -232,6 +264,122 @@ pub struct HistoryArgs {
     /// Which connections; all, if nothing is given
     #[arg(trailing_var_arg = true, value_name = "FILTER")]
     pub filter: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+It counts until Ctrl-C, or for the time of --duration, and then tells: losses first, then what is normal (ordinary
+frees, TCP at work). Every drop is counted; packets of one flow are looked at some twenty times a second.
+FILTER is as in `netdiag watch`; `source` and `destination` are those of the packet, and `code` is drop.firewall and
+the like.
+
+Examples:
+  netdiag drops                                  until Ctrl-C
+  netdiag drops --duration 10s --by reason
+  netdiag drops --follow tcp dst port 443        as they come
+  netdiag drops --by flow 'code drop.firewall and not src net 10.0.0.0/8'
+  netdiag drops --duration 1m --format json | jq 'select(.kind == \"drop\" and .normal == false)'")]
+pub struct DropsArgs {
+    /// Stop after this time: 30s, 5m, 1h30m
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    pub duration: Option<Duration>,
+    /// Show each group as its first packet is dropped, and every two seconds what came to it
+    #[arg(long, short)]
+    pub follow: bool,
+    /// What drops are put together by, besides their cause
+    #[arg(long, value_enum, default_value_t = DropsBy::Rule, value_name = "KEY")]
+    pub by: DropsBy,
+    /// Which packets; all, if nothing is given
+    #[arg(trailing_var_arg = true, value_name = "FILTER")]
+    pub filter: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Without --state and --listening: all but TIME_WAIT, of which `netdiag timewait` speaks. FILTER is that of
+`netdiag watch`, without `code`; `pid` and `comm` mean any process that holds the socket.
+
+Examples:
+  netdiag sockets port 443
+  netdiag sockets --listening                    accept queues against their backlog
+  netdiag sockets --state close-wait             who does not close what the peer has closed
+  netdiag sockets --state established,syn-sent 'comm nginx'
+  netdiag sockets --format json | jq 'select(.kind == \"socket\" and .remarks != [])'")]
+pub struct SocketsArgs {
+    /// Only sockets in these states: established, syn-sent, syn-recv, fin-wait1, fin-wait2, time-wait, close,
+    /// close-wait, last-ack, listen, closing, all
+    #[arg(long, value_delimiter = ',', value_name = "STATE")]
+    pub state: Vec<String>,
+    /// Only those that wait for connections or datagrams of any sender
+    #[arg(long, short, conflicts_with = "state")]
+    pub listening: bool,
+    /// Which sockets; all, if nothing is given
+    #[arg(trailing_var_arg = true, value_name = "FILTER")]
+    pub filter: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+A socket in TIME_WAIT belongs to no process any more. Owners are exact for connections that are closed while
+netdiag watches; the longer it does, up to the minute that TIME_WAIT lasts, the more are exact. For older ones a
+process that has open connections to the same destination is named as likely. FILTER is that of `netdiag watch`,
+without `code`.
+
+Examples:
+  netdiag timewait                               watches for five seconds, then tells
+  netdiag timewait --duration 1m                 all owners are exact
+  netdiag timewait --follow dst port 5432        anew every two seconds, until Ctrl-C
+  netdiag timewait --by destination
+  netdiag timewait --by netns --format json")]
+pub struct TimewaitArgs {
+    /// What each row of the table is about
+    #[arg(long, value_enum, default_value_t = GroupBy::Process, value_name = "WHAT")]
+    pub by: GroupBy,
+    /// Tell anew every two seconds
+    #[arg(long)]
+    pub follow: bool,
+    /// How long to watch: 30s, 5m; 0 tells at once. Five seconds, and with --follow no end, if not given
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    pub duration: Option<Duration>,
+    /// Which sockets; all, if nothing is given
+    #[arg(trailing_var_arg = true, value_name = "FILTER")]
+    pub filter: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DropsBy {
+    /// The firewall's rule; without one, the place in the kernel
+    Rule,
+    /// The kernel's reason
+    Reason,
+    /// Protocol, addresses and destination port
+    Flow,
+    /// The process that sent them or would have got them
+    Process,
+    /// The interface they were at
+    Interface,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GroupBy {
+    Process,
+    Destination,
+    Netns,
+    Container,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+All sockets whose own end has that port: those that listen or are bound, with the number of connections that
+came to them, and connections that were made from it. The time is when the process was started: the kernel does
+not keep since when a socket exists.
+
+Examples:
+  netdiag port 443
+  netdiag port 5353 --format json")]
+pub struct PortArgs {
+    /// A port number
+    pub port: u16,
 }
 
 #[derive(Debug, Args)]

@@ -59,3 +59,13 @@ pub fn wait(records: RawFd, signals: &Signals, timeout: Duration) -> anyhow::Res
         Err(errno) => Err(errno.into()),
     }
 }
+
+/// Waits for a signal, at most for `timeout`; whether one came.
+pub fn wait_for_signal(signals: &mut Signals, timeout: Duration) -> anyhow::Result<bool> {
+    let mut fds = [PollFd::new(signals.fd.as_fd(), PollFlags::POLLIN)];
+    let milliseconds = timeout.as_micros().div_ceil(1000).min(60_000) as u16;
+    match poll(&mut fds, PollTimeout::from(milliseconds)) {
+        Ok(_) | Err(Errno::EINTR) => Ok(signals.next()?.is_some()),
+        Err(errno) => Err(errno.into()),
+    }
+}

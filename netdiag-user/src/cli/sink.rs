@@ -85,9 +85,40 @@ pub struct Sink {
     pub failed: u64,
 }
 
-enum Language {
+/// Text for people, or JSON Lines.
+pub enum Language {
     Text(Pipe<Box<dyn Write>>),
     Json(JsonLines<Box<dyn Write>>),
+}
+
+impl Language {
+    pub fn open(global: &Global, stream: Stream) -> anyhow::Result<Self> {
+        let out = open(global, stream)?;
+        Ok(match global.format {
+            Format::Text => Self::Text(Pipe::new(out)),
+            Format::Json => Self::Json(JsonLines::new(out)),
+        })
+    }
+
+    pub fn is_text(&self) -> bool {
+        matches!(self, Self::Text(_))
+    }
+
+    /// An object, where programs read.
+    pub fn object(&mut self, object: &impl serde::Serialize) -> io::Result<Reader> {
+        match self {
+            Self::Json(lines) => lines.write(object),
+            Self::Text(_) => Ok(Reader::Open),
+        }
+    }
+
+    /// A text, where people read.
+    pub fn text(&mut self, text: &str) -> io::Result<Reader> {
+        match self {
+            Self::Text(pipe) => pipe.write(text),
+            Self::Json(_) => Ok(Reader::Open),
+        }
+    }
 }
 
 impl Sink {
@@ -98,11 +129,7 @@ impl Sink {
         show_all: bool,
         save_evidence: Option<&Path>,
     ) -> anyhow::Result<Self> {
-        let out = open(global, stream)?;
-        let language = match global.format {
-            Format::Text => Language::Text(Pipe::new(out)),
-            Format::Json => Language::Json(JsonLines::new(out)),
-        };
+        let language = Language::open(global, stream)?;
         let append = |path: &Path| {
             let file = File::options().create(true).append(true).open(path);
             file.with_context(|| format!("cannot write {}", path.display()))
@@ -168,21 +195,17 @@ impl Sink {
     }
 
     pub fn is_text(&self) -> bool {
-        matches!(self.language, Language::Text(_))
+        self.language.is_text()
     }
 
     /// An object for programs only.
     pub fn object(&mut self, object: &impl serde::Serialize) -> anyhow::Result<()> {
-        if let Language::Json(lines) = &mut self.language {
-            self.closed |= lines.write(object)? == Reader::Closed;
-        }
+        self.closed |= self.language.object(object)? == Reader::Closed;
         Ok(())
     }
 
     fn text(&mut self, text: &str) -> anyhow::Result<()> {
-        if let Language::Text(pipe) = &mut self.language {
-            self.closed |= pipe.write(text)? == Reader::Closed;
-        }
+        self.closed |= self.language.text(text)? == Reader::Closed;
         Ok(())
     }
 

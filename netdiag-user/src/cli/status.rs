@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use netdiag::engine::Engine;
 use netdiag::kernel::counters::Counts;
 use netdiag::kernel::stats::RunStats;
-use netdiag::output::{Closing, Cost, Lost};
+use netdiag::output::{Closing, Cost, DropCounts, Lost};
 use netdiag_ebpf::counters::Counter;
 use serde::Serialize;
 
@@ -40,6 +40,9 @@ impl OwnCost {
 pub struct Status {
     #[serde(flatten)]
     pub closing: Closing,
+    /// In `drops` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drops: Option<DropCounts>,
     probes: Vec<Probe>,
     counters: Counts,
     #[serde(flatten)]
@@ -54,7 +57,7 @@ struct Probe {
 }
 
 impl Status {
-    fn new(engine: &mut Engine, seen: u64, failed: u64, cost: &OwnCost) -> anyhow::Result<Self> {
+    pub fn new(engine: &mut Engine, seen: u64, failed: u64, cost: &OwnCost) -> anyhow::Result<Self> {
         let counters = engine.counters()?;
         let mut lost: Vec<Lost> = LOSSES
             .iter()
@@ -69,7 +72,12 @@ impl Status {
         let probes = probes.collect();
         let closing = Closing::new(Timestamp::now(), seen, failed, lost);
         let cost = Cost::read(engine.session(), cost.counted);
-        Ok(Self { closing, probes, counters, cost })
+        Ok(Self { closing, drops: None, probes, counters, cost })
+    }
+
+    /// What programs cost until a moment before they were taken away.
+    pub fn with_cost_of(self, before: Self) -> Self {
+        Self { cost: before.cost, ..self }
     }
 
     /// Ends a report: an object for programs, a line on standard error for people, and below it the cost where

@@ -27,6 +27,19 @@ pub fn duration(duration: Duration) -> String {
     }
 }
 
+/// "20,431"
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// "timed out after 5.0 s (ETIMEDOUT)", or "gave up after 5.0 s" where the application got no error.
 pub fn how_it_ended(evidence: &Evidence) -> String {
     let after = duration(evidence.connection.duration());

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::{Engine, Explained, now_ns};
-use crate::diagnoses::{self, Coverage, Evidence};
+use crate::diagnoses::{self, Coverage, Evidence, leak};
 use crate::enrich::facts::NetnsFact;
 use crate::enrich::{conntrack, netns, owners, queues};
 use crate::kernel::registry::{Probe, Weight};
@@ -36,13 +36,16 @@ impl Engine {
             wire_since_suspect: since.is_some(),
             shed: self.shed.names(),
         };
-        let troubled = connection.errno.is_some() || !is_orderly(&connection);
+        let leaked = leak::time_in_close_wait(&timeline, &connection.end, connection.end_ns)
+            .is_some_and(|time| time >= leak::OLD);
+        let troubled = connection.errno.is_some() || !is_orderly(&connection) || leaked;
         let mut facts =
             if troubled { self.gatherer.gather(&connection, samples) } else { Default::default() };
         facts.other_netns = other_end.as_ref().map(|other| {
             let inode = other.netns.into();
             NetnsFact { inode, name: netns::name_of(inode) }
         });
+        facts.peer_before = self.hosts.get(connection.netns, connection.peer.ip());
         let mut evidence = Evidence { connection, timeline, other_end, facts, coverage };
         add_conntrack(&mut evidence);
         self.look_at_rules(&mut evidence);
@@ -108,7 +111,7 @@ impl Engine {
     fn look_at_rules(&mut self, evidence: &mut Evidence) {
         for moment in &mut evidence.timeline {
             if let What::Dropped { rule: Some(rule), place, .. } = &mut moment.what {
-                self.firewall.look_again(place.netns, rule);
+                self.firewall.look_again(place.netns, rule, now_ns());
             }
         }
     }

@@ -39,7 +39,7 @@ impl Engine {
 
     pub fn spent(&self) -> Spent {
         Spent {
-            samples_ns: self.namings.total_ns() + self.samplings_ns,
+            samples_ns: self.namings.total_ns() + self.comparisons.total_ns() + self.samplings_ns,
             owners_ns: self.searches.total_ns() - self.samplings_ns,
         }
     }

@@ -38,6 +38,16 @@ pub struct QueueSample {
     pub counters: BTreeMap<String, u64>,
 }
 
+/// What was seen of the peer's answers on other connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerBefore {
+    /// TTL or hop limit of its last SYN-ACK.
+    pub ttl: u8,
+    /// Microseconds from a SYN to its SYN-ACK, at least.
+    #[serde(default)]
+    pub fastest_us: Option<u64>,
+}
+
 /// How full a namespace's connection tracking table is, after it dropped a packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConntrackFact {
@@ -112,6 +122,9 @@ pub struct Facts {
     pub conntrack: Vec<ConntrackFact>,
     /// Who holds the address or ports, for `local.*`.
     pub holders: Option<Vec<Holder>>,
+    /// The peer's answers on other connections, where the wire was watched then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_before: Option<PeerBefore>,
     /// More about the owner.
     pub process: Option<Process>,
     /// The name that the process looked the peer up by.

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
+use std::rc::Rc;
 
 use super::process::{self, Process, pids};
 
@@ -23,7 +24,21 @@ pub fn owners_among(
     inodes: &HashSet<u64>,
     pids: impl IntoIterator<Item = u32>,
 ) -> HashMap<u64, Vec<Process>> {
-    let mut owners: HashMap<u64, Vec<Process>> = HashMap::new();
+    let shared = shared_among(inodes, pids);
+    let copied = |list: Vec<Rc<Process>>| list.iter().map(|process| Process::clone(process)).collect();
+    shared.into_iter().map(|(inode, list)| (inode, copied(list))).collect()
+}
+
+/// As [`owners_of`] for very many sockets: each process once.
+pub fn shared_owners_of(inodes: &HashSet<u64>) -> HashMap<u64, Vec<Rc<Process>>> {
+    shared_among(inodes, pids())
+}
+
+fn shared_among(
+    inodes: &HashSet<u64>,
+    pids: impl IntoIterator<Item = u32>,
+) -> HashMap<u64, Vec<Rc<Process>>> {
+    let mut owners: HashMap<u64, Vec<Rc<Process>>> = HashMap::new();
     if inodes.iter().all(|inode| *inode == 0) {
         return owners;
     }
@@ -32,11 +47,11 @@ pub fn owners_among(
         if held.is_empty() {
             continue;
         }
-        let Some(process) = process::read(pid) else { continue };
+        let Some(process) = process::read(pid).map(Rc::new) else { continue };
         for inode in held {
             let list = owners.entry(inode).or_default();
             if list.len() < MAX_HOLDERS {
-                list.push(process.clone());
+                list.push(Rc::clone(&process));
             }
         }
     }

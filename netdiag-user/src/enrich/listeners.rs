@@ -45,7 +45,7 @@ impl Listener {
 }
 
 /// Whether a socket that is bound to `local` takes traffic to `address`.
-pub(super) fn accepts(local: IpAddr, v6only: Option<bool>, address: IpAddr) -> bool {
+pub(crate) fn accepts(local: IpAddr, v6only: Option<bool>, address: IpAddr) -> bool {
     let address = address.to_canonical();
     match local {
         IpAddr::V4(local) => address.is_ipv4() && (local.is_unspecified() || local == address),
@@ -132,7 +132,8 @@ impl Surroundings {
     }
 }
 
-fn everywhere<T, I: IntoIterator<Item = T>>(
+/// Looks into every network namespace of this machine: inode number, name and what was found in each.
+pub(crate) fn everywhere<T, I: IntoIterator<Item = T>>(
     look: impl Fn(&NetnsHandle) -> Result<I, EnrichError>,
 ) -> Search<(u64, Option<String>, T)> {
     let namespaces = netns::all();

@@ -6,6 +6,7 @@
 //! never a panic.
 
 mod cgroup;
+pub mod cgroup_ids;
 pub mod conntrack;
 pub mod containers;
 mod error;
@@ -20,6 +21,7 @@ pub mod neighbours;
 mod netlink;
 pub mod netns;
 pub mod owners;
+pub mod port_range;
 pub mod process;
 pub mod queues;
 mod reach;

@@ -10,8 +10,8 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recvmsg, sendto, setsockopt,
-    socket, sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recvmsg, sendto,
+    setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
@@ -92,6 +92,38 @@ impl Socket {
     /// Opens a socket for the packet filter (`NETLINK_NETFILTER`) in `netns`, or in the caller's namespace.
     pub(super) fn netfilter(netns: Option<&NetnsHandle>) -> Result<Self, EnrichError> {
         Self::open(netns, SockProtocol::NetlinkNetFilter)
+    }
+
+    /// Opens a socket in the caller's namespace that hears what the packet filter tells this group (1 to 32).
+    pub(super) fn netfilter_group(group: u32) -> Result<Self, EnrichError> {
+        let socket = Self::netfilter(None)?;
+        let address = NetlinkAddr::new(0, 1 << (group - 1));
+        bind(socket.fd.as_raw_fd(), &address).map_err(|errno| EnrichError::errno("netlink group", errno))?;
+        Ok(socket)
+    }
+
+    /// Hands the type and payload of all that the kernel has told by now to `each`; waits for nothing.
+    pub(super) fn heard(&self, mut each: impl FnMut(u16, &[u8])) {
+        let mut buffer = vec![0; RECEIVE_BUFFER];
+        loop {
+            let mut slices = [IoSliceMut::new(&mut buffer)];
+            let length = match recvmsg::<NetlinkAddr>(
+                self.fd.as_raw_fd(),
+                &mut slices,
+                None,
+                MsgFlags::MSG_DONTWAIT,
+            ) {
+                Ok(message) if message.address.is_some_and(|address| address.pid() == 0) => message.bytes,
+                // Somebody else's, or more than there was room for.
+                Ok(_) | Err(Errno::EINTR | Errno::ENOBUFS) => continue,
+                Err(_) => return,
+            };
+            let mut rest = &buffer[..length.min(buffer.len())];
+            while let Some(message) = Message::first(rest) {
+                each(message.kind, message.payload);
+                rest = rest.get(align(message.length)..).unwrap_or(&[]);
+            }
+        }
     }
 
     fn open(netns: Option<&NetnsHandle>, protocol: SockProtocol) -> Result<Self, EnrichError> {

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use jiff::{SignedDuration, Timestamp};
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::cgroup;
@@ -48,6 +50,32 @@ pub fn read(pid: u32) -> Option<Process> {
         container: cgroup.container,
         pod: cgroup.pod,
     })
+}
+
+/// What the path of a control group tells about its processes; the rest is left empty.
+pub fn of_cgroup(path: &str) -> Process {
+    let cgroup = cgroup::parse(&format!("0::{path}\n"));
+    Process {
+        cgroup: cgroup.path,
+        unit: cgroup.unit,
+        container: cgroup.container,
+        pod: cgroup.pod,
+        ..Process::default()
+    }
+}
+
+/// When a process was started, to a hundredth of a second. `None` if it is gone.
+pub fn started(pid: u32) -> Option<Timestamp> {
+    let stat = read_lossy(pid, "stat")?;
+    // The name, in parentheses, may contain anything.
+    let fields = stat.rsplit_once(')')?.1;
+    // Field 22 of proc_pid_stat(5), in clock ticks since boot; the first after the name is field 3.
+    let ticks: i64 = fields.split_whitespace().nth(22 - 3)?.parse().ok()?;
+    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
+    let boot = clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?;
+    let now = SignedDuration::new(boot.tv_sec(), i32::try_from(boot.tv_nsec()).ok()?);
+    let since_boot = SignedDuration::from_millis(ticks.checked_mul(1000)? / per_second);
+    Timestamp::now().checked_sub(now.checked_sub(since_boot)?).ok()
 }
 
 /// The ids of all processes, lowest first as `/proc` lists them.
@@ -97,6 +125,18 @@ mod tests {
     fn a_thread_is_read_as_its_process() {
         let process = std::thread::spawn(|| read(nix::unistd::gettid().as_raw() as u32)).join().unwrap();
         assert_eq!(process.unwrap().pid, std::process::id());
+    }
+
+    #[test]
+    fn a_new_process_was_started_now() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let age = started(child.id()).map(|at| Timestamp::now().duration_since(at));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let age = age.unwrap();
+        assert!(age.abs() < SignedDuration::from_secs(5), "{age:?}");
+        assert!(started(1).unwrap() < Timestamp::now() - SignedDuration::from_secs(1));
+        assert_eq!(started(u32::MAX), None);
     }
 
     #[test]

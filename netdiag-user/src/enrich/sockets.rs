@@ -119,6 +119,34 @@ pub struct SocketInfo {
 }
 
 impl SocketInfo {
+    /// A socket with nothing to tell, for tests.
+    #[cfg(test)]
+    pub(crate) fn new(family: Family, protocol: Protocol, state: State) -> Self {
+        let nowhere = match family {
+            Family::Inet => SocketAddr::from(([0, 0, 0, 0], 0)),
+            Family::Inet6 => SocketAddr::from(([0; 16], 0)),
+        };
+        Self {
+            family,
+            protocol,
+            state,
+            local: nowhere,
+            peer: nowhere,
+            interface: 0,
+            rqueue: 0,
+            wqueue: 0,
+            uid: 0,
+            inode: 0,
+            cookie: 0,
+            v6only: None,
+            retransmits: 0,
+            timer: None,
+            timer_ms: 0,
+            mark: None,
+            tcp: None,
+        }
+    }
+
     /// Connections that wait for `accept`, and how many may; `None` if it is no TCP listener.
     pub fn accept_queue(&self) -> Option<(u32, u32)> {
         (self.state == State::Listen).then_some((self.rqueue, self.wqueue))

@@ -2,13 +2,16 @@
 
 use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
 use aya::{Ebpf, EbpfLoader};
-use netdiag_ebpf::config::{ERRNO_WORDS, FLAG_ALL, FLAG_RESET_REASON, FLAG_TRACK_PROCESSES};
+use netdiag_ebpf::config::{
+    ERRNO_WORDS, FLAG_ALL, FLAG_COUNT_DROPS, FLAG_RESET_REASON, FLAG_TRACK_PROCESSES,
+};
 use netdiag_ebpf::counters::{COUNTER_COUNT, Counter};
 use netdiag_ebpf::records::call::CALLS;
 
 use super::attach::{self, ProbeState};
 use super::btf::Btf;
 use super::counters::{self, Counts};
+use super::drops::DropMaps;
 use super::offsets::Offsets;
 use super::peek::{Memory, Peek};
 use super::reasons::Reasons;
@@ -50,6 +53,8 @@ pub struct Options {
     pub all: bool,
     /// Attach by this kind of hook where a probe has it.
     pub attach: Option<Family>,
+    /// Tell and count every drop, and nothing else.
+    pub drops: bool,
 }
 
 /// The kernel side at work. Dropping it detaches everything: there is no pin.
@@ -60,6 +65,7 @@ pub struct Session {
     ebpf: Ebpf,
     counters: PerCpuArray<MapData, [u64; COUNTER_COUNT]>,
     tracked: BpfHashMap<MapData, u32, u8>,
+    drops: DropMaps,
     pub probes: Vec<ProbeState>,
     pub reasons: Reasons,
     pub offsets: Offsets,
@@ -74,35 +80,12 @@ impl std::fmt::Debug for Session {
 impl Session {
     /// Checks rights, resolves the kernel's fields, loads and attaches.
     pub fn start(options: Options) -> Result<(Self, RingBuf<MapData>), KernelError> {
-        capabilities::require()?;
-        capabilities::require_no_lockdown()?;
-        let mut loader = EbpfLoader::new();
-        // It has read all of the kernel's BTF, 15 MB, for relocations that programs of Rust do not have. It goes
-        // before anything else comes.
-        loader.btf(None);
-        let btf = Btf::vmlinux().map_err(KernelError::NoBtf)?;
-        capabilities::require_recent(&btf)?;
-        let offsets = offsets::resolve(&btf)?;
-        let reasons = Reasons::read(&btf);
-        let config = config_bits(&btf, options);
-        let actions = reasons.drop_actions();
-        let errno_mask = errno_mask();
-        let own_netns = own_netns();
-        let ids = attach_ids::of(&btf, hooks())?;
-        let changed = changed_functions(&btf);
-        drop(btf);
-        let mut ebpf = loader
-            .override_global("OFFSETS", offsets.values.as_slice(), true)
-            .override_global("CONFIG", &config, true)
-            .override_global("OWN_NETNS", &own_netns, true)
-            .override_global("DROP_ACTION", actions.as_slice(), true)
-            .override_global("ERRNO_MASK", errno_mask.as_slice(), true)
-            .override_global("SOCKET_CALLS", SOCKET_CALLS.as_slice(), true)
-            .load(OBJECT)?;
+        let Loaded { mut ebpf, offsets, reasons, ids, changed } = load(options, &[("TIME_WAIT_OWNERS", 1)])?;
         let counters = PerCpuArray::try_from(take_map(&mut ebpf, "COUNTERS")?)?;
         let tracked = BpfHashMap::try_from(take_map(&mut ebpf, "TRACKED")?)?;
         let watched = BpfHashMap::try_from(take_map(&mut ebpf, "WATCHED_NETNS")?)?;
         let ring = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)?;
+        let drops = DropMaps::new(take_map(&mut ebpf, "DROP_TOTALS")?, take_map(&mut ebpf, "LIMITS")?)?;
         let peek = Peek::new(take_map(&mut ebpf, "PEEKED")?)?;
         let mut session = Self {
             wire: Wire::new(watched),
@@ -110,12 +93,21 @@ impl Session {
             ebpf,
             counters,
             tracked,
+            drops,
             probes: Vec::new(),
             reasons,
             offsets,
         };
         for probe in PROBES {
-            if probe.when == Use::FollowProcesses && !options.follow_processes {
+            let wanted = match probe.when {
+                Use::Always => true,
+                Use::FollowProcesses => options.follow_processes,
+                Use::TimeWait => false,
+            };
+            if !wanted {
+                continue;
+            }
+            if options.drops && !probe.tells_drops() {
                 continue;
             }
             let tried = probe.tried(options.attach, options.follow_processes);
@@ -163,6 +155,19 @@ impl Session {
         counters::read(&self.counters)
     }
 
+    /// Every drop by its reason, and how many of each flow are not told yet.
+    pub fn drops(&self) -> &DropMaps {
+        &self.drops
+    }
+
+    /// Tells no more drops: what was counted until now is all.
+    pub fn end_drops(&mut self) {
+        if let Some(program) = self.ebpf.program_mut("kfree_skb") {
+            // What cannot be taken away goes on, and counts a little more.
+            let _ = attach::unload(program);
+        }
+    }
+
     /// What this kernel, or the user's choice of hooks, does not let netdiag see.
     pub fn missing_probes(&self) -> impl Iterator<Item = &'static Probe> {
         self.probes.iter().filter(|state| state.attached.is_none()).map(|state| state.probe)
@@ -194,7 +199,50 @@ impl Session {
     }
 }
 
-fn take_map(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map, KernelError> {
+/// The object with its maps, and what is needed to attach its programs.
+pub(super) struct Loaded {
+    pub(super) ebpf: Ebpf,
+    offsets: Offsets,
+    reasons: Reasons,
+    pub(super) ids: aya::Btf,
+    pub(super) changed: Vec<&'static str>,
+}
+
+/// Checks rights, resolves the kernel's fields and loads the object; maps that this session does not use are made
+/// small.
+pub(super) fn load(options: Options, small: &[(&str, u32)]) -> Result<Loaded, KernelError> {
+    capabilities::require()?;
+    capabilities::require_no_lockdown()?;
+    let mut loader = EbpfLoader::new();
+    // It has read all of the kernel's BTF, 15 MB, for relocations that programs of Rust do not have. It goes
+    // before anything else comes.
+    loader.btf(None);
+    let btf = Btf::vmlinux().map_err(KernelError::NoBtf)?;
+    capabilities::require_recent(&btf)?;
+    let offsets = offsets::resolve(&btf)?;
+    let reasons = Reasons::read(&btf);
+    let config = config_bits(&btf, options);
+    let actions = if options.drops { reasons.all_drop_actions() } else { reasons.drop_actions() };
+    let errno_mask = errno_mask();
+    let own_netns = own_netns();
+    let ids = attach_ids::of(&btf, hooks())?;
+    let changed = changed_functions(&btf);
+    drop(btf);
+    for (map, entries) in small {
+        loader.map_max_entries(map, *entries);
+    }
+    let ebpf = loader
+        .override_global("OFFSETS", offsets.values.as_slice(), true)
+        .override_global("CONFIG", &config, true)
+        .override_global("OWN_NETNS", &own_netns, true)
+        .override_global("DROP_ACTION", actions.as_slice(), true)
+        .override_global("ERRNO_MASK", errno_mask.as_slice(), true)
+        .override_global("SOCKET_CALLS", SOCKET_CALLS.as_slice(), true)
+        .load(OBJECT)?;
+    Ok(Loaded { ebpf, offsets, reasons, ids, changed })
+}
+
+pub(super) fn take_map(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map, KernelError> {
     ebpf.take_map(name).ok_or_else(|| KernelError::Object { what: "map", name: name.to_owned() })
 }
 
@@ -209,6 +257,7 @@ fn config_bits(btf: &Btf, options: Options) -> u32 {
     };
     set(FLAG_TRACK_PROCESSES, options.follow_processes);
     set(FLAG_ALL, options.all);
+    set(FLAG_COUNT_DROPS, options.drops);
     set(FLAG_RESET_REASON, btf.has_type("sk_rst_reason") && has_third_param("tcp_send_reset"));
     bits
 }

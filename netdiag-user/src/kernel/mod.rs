@@ -5,6 +5,7 @@ pub mod attach_ids;
 pub mod btf;
 pub mod capabilities;
 pub mod counters;
+pub mod drops;
 mod error;
 pub mod loader;
 pub mod offsets;
@@ -13,6 +14,7 @@ pub mod reasons;
 pub mod registry;
 pub mod stats;
 pub mod symbols;
+pub mod time_wait;
 pub mod wire;
 
 pub use error::KernelError;

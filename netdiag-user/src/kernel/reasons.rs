@@ -9,7 +9,7 @@ use super::btf::Btf;
 
 /// Reasons that free a packet without loss, or that are told better elsewhere. One that this kernel does not
 /// have is simply not there.
-const NO_LOSS: &[&str] = &[
+pub(crate) const NO_LOSS: &[&str] = &[
     "SKB_CONSUMED",
     // Data of a socket that was closed, and the queues of a device that goes down.
     "QUEUE_PURGE",
@@ -107,6 +107,19 @@ impl Reasons {
     /// Whether no application holds the socket any more (SOCK_DEAD).
     pub fn is_orphaned(&self, sk_flags: u64) -> Option<bool> {
         self.dead_bit.map(|bit| sk_flags >> bit & 1 == 1)
+    }
+
+    /// What the programs do with each reason, where all drops are to be told: one without a reason too, since its place
+    /// may say what it was.
+    pub fn all_drop_actions(&self) -> [u8; DROP_REASONS] {
+        let mut actions = self.drop_actions();
+        let unspecified = self.drops.iter().filter(|(_, name)| *name == "NOT_SPECIFIED");
+        for (number, _) in unspecified {
+            if let Some(action) = actions.get_mut(*number as usize) {
+                *action = DROP_SEND;
+            }
+        }
+        actions
     }
 
     /// What the programs do with each reason.

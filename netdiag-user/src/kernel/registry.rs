@@ -112,6 +112,8 @@ pub enum Use {
     Always,
     /// Only where processes are followed (`run`).
     FollowProcesses,
+    /// Only where owners of TIME_WAIT are asked for (`timewait`), by a session of its own.
+    TimeWait,
 }
 
 /// One thing to be told by the kernel.
@@ -143,6 +145,11 @@ pub enum Weight {
 }
 
 impl Probe {
+    /// Whether it is of use where nothing but drops is told.
+    pub fn tells_drops(&self) -> bool {
+        matches!(self.name, "drop" | "peek")
+    }
+
     /// The ways that are tried, in order. Where the user wants a family, a probe that has it is attached by nothing
     /// else, and one that is nothing but functions is left out.
     pub fn tried(&self, wanted: Option<Family>, follow_processes: bool) -> Vec<&'static Way> {
@@ -160,10 +167,13 @@ macro_rules! tp_btf {
         tp_btf!($name, $program, $lost, Use::Always, Weight::Wanted)
     };
     ($name:literal, $program:literal, $lost:literal, $when:expr, $weight:expr) => {
+        tp_btf!($name, $program, $program, $lost, $when, $weight)
+    };
+    ($name:literal, $tracepoint:literal, $program:literal, $lost:literal, $when:expr, $weight:expr) => {
         Probe {
             name: $name,
             signal: $program,
-            ways: &[Way::of(&[(Attach::BtfTracepoint($program), $program)])],
+            ways: &[Way::of(&[(Attach::BtfTracepoint($tracepoint), $program)])],
             when: $when,
             weight: $weight,
             lost: $lost,
@@ -278,6 +288,14 @@ pub const PROBES: &[Probe] = &[
         weight: Weight::Wanted,
         lost: "connect(), bind(), listen() and sends that fail at once",
     },
+    tp_btf!(
+        "time_wait",
+        "inet_sock_set_state",
+        "time_wait",
+        "who closed first, and so made a socket in TIME_WAIT",
+        Use::TimeWait,
+        Weight::Required
+    ),
     Probe {
         name: "wire",
         signal: "wire",

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
-use super::card::rule_text;
+use super::card::rules;
 use super::clock::rfc3339;
 use super::report::{Head, ProcessPart, Report};
 use super::style::{Look, Tone, wrap};
@@ -101,8 +101,9 @@ pub fn problem(report: &Report, several: bool, now: Timestamp, look: &Look) -> S
     for line in wrap(&look.safe(&what), width, width) {
         let _ = writeln!(text, "  {line}");
     }
-    if let Some(rule) = report.firewall.as_ref().and_then(rule_text) {
-        let _ = writeln!(text, "  rule   {}", look.paint(Tone::Code, &look.safe(&rule)));
+    for (index, rule) in report.firewall.iter().flat_map(rules).enumerate() {
+        let label = if index == 0 { "rule" } else { "" };
+        let _ = writeln!(text, "  {label:<4}   {}", look.paint(Tone::Code, &look.safe(&rule)));
     }
     let tag = format!("{} · {}", report.code, report.confidence.as_str());
     let _ = writeln!(text, "  {}", look.paint(Tone::Faint, &look.safe(&tag)));

@@ -12,7 +12,7 @@ use crate::diagnoses::words::errno_name;
 use crate::diagnoses::{Confidence, Coverage, Diagnosis, Evidence, Finding, FirewallFact, NextStep, Where};
 use crate::enrich::listeners::Listener;
 use crate::enrich::process::Process;
-use crate::probes::{Call, Direction, Owner, protocol};
+use crate::probes::{Basis, Call, Direction, DropRule, Owner, protocol};
 use crate::track::{Connection, End, Hook, Side, What};
 
 /// What every object begins with.
@@ -231,12 +231,27 @@ pub struct FirewallPart {
     /// The rule was not in the ruleset any more when that was read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub removed: Option<bool>,
+    /// `counter` or `matching`: how it was found where it is not exact; `trace` where nftables' tracing named it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub basis: Option<String>,
+    /// All rules that may have dropped it, where there are several; the first is the one above.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<FirewallPart>,
 }
 
 impl From<&FirewallFact> for FirewallPart {
     fn from(fact: &FirewallFact) -> Self {
         let part = Self { engine: fact.engine.clone(), hook: fact.hook, ..Self::default() };
         let Some(rule) = &fact.rule else { return part };
+        let one = |rule: &DropRule| Self { exact: None, basis: None, ..Self::default().with(rule) };
+        let several = !rule.others.is_empty();
+        let candidates = rule.candidates().filter(|_| several).map(one).collect();
+        Self { candidates, ..part.with(rule) }
+    }
+}
+
+impl FirewallPart {
+    fn with(self, rule: &DropRule) -> Self {
         Self {
             family: Some(rule.family.clone()),
             table: Some(rule.table.clone()),
@@ -246,9 +261,15 @@ impl From<&FirewallFact> for FirewallPart {
             rule: rule.text.clone(),
             comment: rule.comment.clone(),
             policy: Some(rule.is_policy()),
-            exact: Some(true),
+            exact: Some(rule.basis.is_exact()),
             removed: rule.gone.then_some(true),
-            ..part
+            basis: match rule.basis {
+                Basis::Kernel => None,
+                Basis::Trace => Some("trace".into()),
+                Basis::Counter => Some("counter".into()),
+                Basis::Matching => Some("matching".into()),
+            },
+            ..self
         }
     }
 }

@@ -16,13 +16,14 @@ mod result;
 mod retransmit;
 mod route;
 mod socket;
+pub(crate) mod time_wait;
 mod wire;
 
 use netdiag_ebpf::records::{self, Header, kind};
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
-pub use drop::{Drop, DropRule, Engine, Frames};
+pub use drop::{Basis, Drop, DropRule, Engine, Frames};
 pub use error::SocketError;
 pub use icmp::IcmpSent;
 pub use neighbour::NeighbourFailed;
@@ -35,6 +36,7 @@ pub use result::{Call, CallFailed};
 pub use retransmit::{Suspect, SynAckAgain};
 pub use route::RouteFailed;
 pub use socket::{Closer, ConnectionEnd, Step, StepKind, TcpState, TcpSummary};
+pub use time_wait::Closed;
 pub use wire::{Quoted, Wire};
 
 /// A process as the kernel side saw it.
@@ -130,7 +132,8 @@ plain!(
     ErrorRecord,
     ExecRecord,
     SynAckRecord,
-    OverflowRecord
+    OverflowRecord,
+    TimeWaitOwner
 );
 
 /// Decodes a record where it lies, as long as it is aligned, as all in the ring buffer are.

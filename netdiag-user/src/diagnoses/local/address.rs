@@ -60,6 +60,12 @@ pub fn in_use(evidence: &Evidence) -> Verdict {
     let list = if is_udp { "ss -Huanp" } else { "ss -Htanp" };
     finding =
         finding.next("see all sockets with that port", format!("{prefix}{list} 'sport = :{}'", local.port()));
+    if !all_time_wait {
+        finding = finding.next(
+            "see who holds that port in any namespace, and since when",
+            format!("netdiag port {}", local.port()),
+        );
+    }
     finding = match holders.iter().find_map(|holder| holder.process.as_ref()) {
         _ if all_time_wait && call == Call::Bind => {
             finding.advise("let the program set SO_REUSEADDR before bind(), or wait 60 seconds")

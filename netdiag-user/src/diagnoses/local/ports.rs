@@ -4,11 +4,11 @@ use super::super::words::{errno_name, host_port, in_netns};
 use super::super::{Confidence, Evidence, Finding, Stage, Verdict, Where, WhereSide};
 use super::{failed_call, is_time_wait, own_netns, state_key, state_name, who};
 use crate::enrich::facts::Holder;
+use crate::enrich::port_range::PortRange;
 use crate::probes::{Call, TcpState};
 use crate::track::{End, What};
 
-const RANGE: &str = "net.ipv4.ip_local_port_range";
-const RESERVED: &str = "net.ipv4.ip_local_reserved_ports";
+const RANGE: &str = PortRange::RANGE;
 /// Share of the range, in percent, from which on it counts as full: sockets come and go while they are
 /// listed.
 const FULL_PERCENT: u64 = 95;
@@ -69,11 +69,22 @@ fn advise(evidence: &Evidence, call: Call, finding: Finding) -> Finding {
         Call::Bind => String::new(),
         _ => format!(" 'dst = {} and dport = :{}'", peer.ip(), peer.port()),
     };
+    let finding = match evidence.facts.holders.iter().flatten().any(is_time_wait) {
+        true => finding.next("see whose the ones in TIME_WAIT are", timewait_command(call, peer)),
+        false => finding,
+    };
     finding
         .next("count them by state", format!("{prefix}ss -Htan{filter} | cut -d' ' -f1 | sort | uniq -c"))
         .next("see who holds them", format!("{prefix}ss -Htanp{filter} | head -20"))
         .advise("reuse connections (keep-alive, a pool) instead of opening one per request")
         .next("quick relief: a larger range", format!("{prefix}sysctl -w {RANGE}='1024 65535'"))
+}
+
+fn timewait_command(call: Call, peer: std::net::SocketAddr) -> String {
+    match call {
+        Call::Bind => "netdiag timewait".to_owned(),
+        _ => format!("netdiag timewait dst host {} and dst port {}", peer.ip(), peer.port()),
+    }
 }
 
 /// ": 28000 in TIME_WAIT, 232 of curl[7]"; the largest two.
@@ -121,6 +132,7 @@ fn explanation(evidence: &Evidence, call: Call, size: Option<u64>, held: Option<
     match holders.first() {
         Some(first) if is_time_wait(first) => {
             text += " TIME_WAIT keeps a port for 60 seconds after this side closed first.";
+            text += &likely_makers(evidence);
         }
         Some(first) if state_key(first) == "closewait" => {
             text += " Most are in CLOSE_WAIT: the peer has closed, and the program does not close its end.";
@@ -130,22 +142,24 @@ fn explanation(evidence: &Evidence, call: Call, size: Option<u64>, held: Option<
     text
 }
 
-/// Ports that the kernel may choose from.
-fn range_size(evidence: &Evidence) -> Option<u64> {
-    let text = evidence.facts.sysctls.get(RANGE)?;
-    let mut bounds = text.split_whitespace().map(|bound| bound.parse::<u16>().ok());
-    let (low, high) = (bounds.next()??, bounds.next()??);
-    let reserved = evidence.facts.sysctls.get(RESERVED).map_or(0, |list| overlap(list, low, high));
-    (u64::from(high) + 1).checked_sub(u64::from(low))?.checked_sub(reserved)
+/// Who made the sockets in TIME_WAIT, where one program alone has to do with the destination: it holds the other
+/// sockets there, and makes the connection that failed.
+fn likely_makers(evidence: &Evidence) -> String {
+    let holders = evidence.facts.holders.iter().flatten().filter_map(|holder| holder.process.as_ref());
+    let owner = evidence.connection.owner.as_ref().map(|owner| owner.comm.as_str());
+    let mut names: Vec<&str> = holders.map(|process| process.comm.as_str()).chain(owner).collect();
+    names.sort_unstable();
+    names.dedup();
+    match names.as_slice() {
+        [name] => format!(" They were likely made by {name}, the only program seen with this destination."),
+        _ => String::new(),
+    }
 }
 
-/// Ports of a list like `8080,9000-9100` that are in the range.
-fn overlap(list: &str, low: u16, high: u16) -> u64 {
-    let parts = list.trim().split(',').filter_map(|part| {
-        let (from, to) = part.split_once('-').unwrap_or((part, part));
-        Some((from.trim().parse::<u16>().ok()?.max(low), to.trim().parse::<u16>().ok()?.min(high)))
-    });
-    parts.filter(|(from, to)| from <= to).map(|(from, to)| u64::from(to - from) + 1).sum()
+/// Ports that the kernel may choose from.
+fn range_size(evidence: &Evidence) -> Option<u64> {
+    let setting = |key| evidence.facts.sysctls.get(key).map(String::as_str);
+    Some(PortRange::parse(setting(PortRange::RANGE)?, setting(PortRange::RESERVED))?.size())
 }
 
 fn reached_syn_sent(evidence: &Evidence) -> bool {

@@ -73,13 +73,9 @@ impl Rulesets {
                 (listed && still == Some(true)).then(|| self.confirm(inode, rule, key)).flatten()
             }
         };
-        let Some(line) = line else { return };
-        rule.engine = engine(line.xtables);
-        rule.number = line.xtables.then_some(line.number);
-        // To nftables it is one of many targets; only iptables knows which.
-        rule.rejects |= line.xtables && line.text.contains(" -j REJECT");
-        rule.text = Some(line.text);
-        rule.comment = line.comment;
+        if let Some(line) = line {
+            use_line(rule, &line);
+        }
     }
 
     /// Keeps what is listed of this rule as its words.
@@ -101,6 +97,34 @@ impl Rulesets {
         let Some(known) = self.known.get(&inode) else { return };
         let mut of_table = known.lines.iter().filter(|((table, _), _)| *table == rule.table_handle);
         rule.engine = engine(of_table.any(|(_, line)| line.xtables));
+    }
+
+    /// Adds the words of a rule that is known by the names of its table and chain and by its handle, just now.
+    pub(super) fn add_words_by_name(&mut self, inode: u64, rule: &mut DropRule) {
+        if self.refresh(inode).is_none() {
+            return;
+        }
+        let Some(known) = self.known.get(&inode) else { return };
+        let is_it = |((_, handle), line): &(&(u64, u64), &Line)| {
+            Some(*handle) == rule.handle
+                && (&line.family, &line.table, &line.chain) == (&rule.family, &rule.table, &rule.chain)
+        };
+        let Some(((table, _), line)) = known.lines.iter().find(is_it) else { return };
+        rule.table_handle = *table;
+        use_line(rule, line);
+    }
+
+    /// Adds the words of rules that were found by their handles in a listing of just now.
+    pub(super) fn add_words(&mut self, inode: u64, rules: &mut [&mut DropRule]) {
+        if self.refresh(inode).is_none() {
+            return;
+        }
+        let Some(known) = self.known.get(&inode) else { return };
+        for rule in rules {
+            if let Some(line) = known.line(rule) {
+                use_line(rule, line);
+            }
+        }
     }
 
     /// Whether the ruleset still has the rule, in the same words and under the same handle.
@@ -153,6 +177,15 @@ impl Rulesets {
         self.known.insert(inode, Ruleset { generation, checked: Instant::now(), lines, confirmed });
         Some(())
     }
+}
+
+fn use_line(rule: &mut DropRule, line: &Line) {
+    rule.engine = engine(line.xtables);
+    rule.number = line.xtables.then_some(line.number);
+    // To nftables it is one of many targets; only iptables knows which.
+    rule.rejects |= line.xtables && line.text.contains(" -j REJECT");
+    rule.text = Some(line.text.clone());
+    rule.comment = line.comment.clone();
 }
 
 fn engine(xtables: bool) -> Engine {

@@ -1,0 +1,51 @@
+//! `netdiag port N`
+
+use std::process::ExitCode;
+
+use jiff::Timestamp;
+use netdiag::enrich::sockets::{Ports, states};
+use netdiag::output::{SocketReport, port_text};
+use netdiag::whose::port::{Rest, rest, stands};
+use netdiag::whose::{Ask, Inventory};
+
+use super::args::{Format, Global, PortArgs};
+use super::say;
+use super::sink::{self, Stream};
+
+pub fn port(args: &PortArgs, global: &Global) -> anyhow::Result<ExitCode> {
+    let mut out = sink::open(global, Stream::Stdout)?;
+    let ports = Some(Ports::local(args.port));
+    let inventory = Inventory::read(Ask { tcp: states::ALL, udp: states::ALL, ports });
+    let time = Timestamp::now();
+    let reports: Vec<SocketReport> = stands(&inventory.sockets)
+        .into_iter()
+        .map(|(held, connections)| SocketReport { connections, ..SocketReport::new(held, time).with_start() })
+        .collect();
+    for report in &reports {
+        match global.format {
+            Format::Json => writeln!(out, "{}", serde_json::to_string(report)?)?,
+            Format::Text => write!(out, "{}", port_text(report, &sink::look(global, Stream::Stdout)))?,
+        }
+    }
+    out.flush()?;
+    let Rest { closed, time_wait } = rest(&inventory.sockets);
+    if reports.is_empty() {
+        let left = if time_wait + closed == 0 { "" } else { " open" };
+        say(format_args!("nobody holds port {}{left}", args.port));
+    }
+    if time_wait > 0 {
+        say(format_args!(
+            "{time_wait} connections of that port are in TIME_WAIT and belong to no process (netdiag timewait port {})",
+            args.port
+        ));
+    }
+    if closed > 0 {
+        say(format_args!(
+            "{closed} connections of that port are closed or not accepted yet, and have no process"
+        ));
+    }
+    if inventory.incomplete {
+        say(format_args!("some network namespaces could not be looked into"));
+    }
+    Ok(ExitCode::SUCCESS)
+}

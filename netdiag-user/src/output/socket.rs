@@ -1,0 +1,326 @@
+//! An open socket and who holds it: kind `socket`.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::clock::rfc3339_option;
+use super::event::duration_us;
+use super::report::{Endpoint, Head, ProcessPart};
+use super::style::{Look, Tone};
+use super::table::{Align, Table};
+use crate::enrich::process;
+use crate::enrich::sockets::{Protocol, State};
+use crate::whose::remarks::{self, Kind};
+use crate::whose::{Held, Side};
+
+/// A process that holds a socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HolderPart {
+    #[serde(flatten)]
+    pub process: ProcessPart,
+    /// When it was started; the socket may be younger, and older where it was inherited.
+    #[serde(with = "rfc3339_option", skip_serializing_if = "Option::is_none")]
+    pub started: Option<Timestamp>,
+}
+
+/// What is wrong with a socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RemarkPart {
+    pub remark: Kind,
+    /// For `netdiag explain`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<&'static str>,
+    pub text: String,
+}
+
+/// See docs/output.md.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SocketReport {
+    #[serde(flatten)]
+    pub head: Head,
+    pub protocol: Protocol,
+    pub state: State,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub direction: Option<&'static str>,
+    pub local: Endpoint,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<Endpoint>,
+    pub netns: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub netns_name: Option<String>,
+    pub processes: Vec<HolderPart>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accept_queue: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backlog: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receive_queue: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub send_queue: Option<u32>,
+    /// In its whole life.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retransmits: Option<u32>,
+    /// In a row, now.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub timeouts: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtt_us: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_sent: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_received: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age_at_least_us: Option<u64>,
+    /// Connections of this listener.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u32>,
+    pub uid: u32,
+    /// Index of the interface that it is bound to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<u32>,
+    pub remarks: Vec<RemarkPart>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(count: &u8) -> bool {
+    *count == 0
+}
+
+impl SocketReport {
+    pub fn new(held: &Held, time: Timestamp) -> Self {
+        let socket = &held.socket;
+        let listens = socket.state == State::Listen;
+        let info = socket.tcp.as_ref();
+        let part = |process: &std::rc::Rc<process::Process>| ProcessPart::new(None, Some(process.as_ref()));
+        let remark = |remark: remarks::Remark| RemarkPart {
+            remark: remark.kind,
+            code: remark.kind.code(),
+            text: remark.text,
+        };
+        Self {
+            head: Head::new("socket", time),
+            protocol: socket.protocol,
+            state: match socket.state {
+                State::NewSynRecv => State::SynRecv,
+                other => other,
+            },
+            direction: match held.side {
+                Side::Outbound => Some("outbound"),
+                Side::Inbound => Some("inbound"),
+                Side::Unconnected => None,
+            },
+            local: socket.local.into(),
+            peer: (socket.peer.port() != 0).then(|| socket.peer.into()),
+            netns: held.netns,
+            netns_name: held.netns_name.as_deref().map(str::to_owned),
+            processes: held
+                .holders
+                .iter()
+                .filter_map(part)
+                .map(|process| HolderPart { process, started: None })
+                .collect(),
+            accept_queue: socket.accept_queue().map(|(waiting, _)| waiting),
+            backlog: socket.accept_queue().map(|(_, backlog)| backlog),
+            receive_queue: (!listens).then_some(socket.rqueue),
+            send_queue: (!listens).then_some(socket.wqueue),
+            retransmits: info.map(|info| info.total_retrans),
+            timeouts: socket.retransmits,
+            rtt_us: info.map(|info| info.rtt_us).filter(|us| *us > 0),
+            bytes_sent: info.and_then(|info| info.bytes_acked),
+            bytes_received: info.and_then(|info| info.bytes_received),
+            age_at_least_us: remarks::age_at_least(held).map(micros),
+            connections: None,
+            uid: socket.uid,
+            interface: (socket.interface != 0).then_some(socket.interface),
+            remarks: remarks::of(held).into_iter().map(remark).collect(),
+        }
+    }
+
+    /// With the times at which its processes were started.
+    #[must_use]
+    pub fn with_start(mut self) -> Self {
+        for holder in &mut self.processes {
+            holder.started = process::started(holder.process.pid);
+        }
+        self
+    }
+
+    /// "nginx[77] +3"
+    pub fn who(&self) -> String {
+        match self.processes.as_slice() {
+            [] if self.state == State::TimeWait => "(closed)".to_owned(),
+            [] => "-".to_owned(),
+            [one] => ProcessPart::label(Some(&one.process)),
+            [first, others @ ..] => {
+                format!("{} +{}", ProcessPart::label(Some(&first.process)), others.len())
+            }
+        }
+    }
+
+    /// Systemd unit, container and namespace, where there are any.
+    fn home(&self) -> Vec<String> {
+        let process = self.processes.first().map(|holder| &holder.process);
+        let container = process.and_then(|process| process.container.as_deref());
+        let mut home: Vec<String> = process.and_then(|process| process.unit.clone()).into_iter().collect();
+        home.extend(container.map(|id| format!("container {}", short(id))));
+        home.extend(self.netns_name.as_ref().map(|name| format!("netns {name}")));
+        home
+    }
+
+    fn numbers(&self) -> Vec<String> {
+        let mut numbers = Vec::new();
+        if let (Some(waiting), Some(backlog)) = (self.accept_queue, self.backlog) {
+            numbers.push(format!("accept queue {waiting} of {}", u64::from(backlog) + 1));
+        }
+        numbers.extend(self.rtt_us.map(|us| format!("rtt {}", duration_us(us.into()))));
+        let again = self.retransmits.filter(|count| *count > 0);
+        numbers.extend(again.map(|count| format!("{count} retransmitted")));
+        let age = self.age_at_least_us.filter(|us| *us >= 1_000_000);
+        numbers.extend(age.map(|us| format!("age > {}", duration_us(us))));
+        numbers
+    }
+}
+
+/// Enough of a container's id to tell it from others, as its engine shows it.
+pub(super) fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Sockets as a table, with the remarks below each.
+pub fn socket_table(reports: &[SocketReport], look: &Look) -> String {
+    let mut table = Table::new(&[
+        ("STATE", Align::Left),
+        ("RECV-Q", Align::Right),
+        ("SEND-Q", Align::Right),
+        ("LOCAL", Align::Left),
+        ("PEER", Align::Left),
+        ("PROCESS", Align::Left),
+        ("MORE", Align::Left),
+    ]);
+    for report in reports {
+        let queue = |queue: Option<u32>| queue.map_or_else(|| "-".to_owned(), |bytes| bytes.to_string());
+        let more: Vec<String> = report.numbers().into_iter().chain(report.home()).collect();
+        let state = match report.protocol {
+            Protocol::Tcp => report.state.to_string(),
+            Protocol::Udp => "UDP".to_owned(),
+        };
+        table.row(vec![
+            state,
+            queue(report.receive_queue),
+            queue(report.send_queue),
+            report.local.to_string(),
+            report.peer.map_or_else(|| "-".to_owned(), |peer| peer.to_string()),
+            look.safe(&report.who()),
+            look.safe(&more.join(", ")),
+        ]);
+        for remark in &report.remarks {
+            table.line(format!("  {}", look.paint(Tone::Doubt, &format!("! {}", look.safe(&remark.text)))));
+        }
+    }
+    table.text()
+}
+
+/// One holder of a port, some lines with their ends.
+pub fn port_text(report: &SocketReport, look: &Look) -> String {
+    let protocol = match report.protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    };
+    let state = match (report.protocol, report.state, report.peer) {
+        (Protocol::Tcp, State::Listen, _) => "listens".to_owned(),
+        (Protocol::Udp, _, None) => "is bound".to_owned(),
+        (_, _, Some(peer)) => format!("to {peer}, {}", report.state),
+        (_, state, None) => state.to_string(),
+    };
+    let mut text =
+        format!("{protocol} {}   {}   {state}", report.local, look.paint(Tone::Strong, &report.who()));
+    if let Some(started) = report.processes.first().and_then(|holder| holder.started) {
+        let ago = report.head.time.duration_since(started).unsigned_abs();
+        let since = started.strftime("%Y-%m-%d %H:%M:%S");
+        text += &format!("   runs since {since} UTC ({})", crate::diagnoses::words::duration(ago));
+    }
+    text.push('\n');
+    let mut details = report.home();
+    if report.state == State::Listen {
+        details.extend(report.numbers());
+        details.extend(report.connections.map(|count| format!("{count} connections")));
+    }
+    if !details.is_empty() {
+        text += &format!("  {}\n", look.safe(&details.join(" · ")));
+    }
+    for holder in &report.processes {
+        let program = holder.process.command_line.as_deref().or(holder.process.exe.as_deref());
+        if let Some(program) = program {
+            let line = look.safe(&format!("  {} uid {}: {program}", holder.process.pid, holder.process.uid));
+            let end = line.char_indices().nth(look.columns()).map_or(line.len(), |(at, _)| at);
+            text += &format!("{}\n", &line[..end]);
+        }
+    }
+    for remark in &report.remarks {
+        text += &format!("  {}\n", look.paint(Tone::Doubt, &format!("! {}", look.safe(&remark.text))));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::enrich::process::Process;
+    use crate::enrich::sockets::{Family, SocketInfo};
+
+    fn listener() -> SocketReport {
+        let socket = SocketInfo {
+            local: "0.0.0.0:443".parse().unwrap(),
+            rqueue: 5,
+            wqueue: 4,
+            inode: 9,
+            ..SocketInfo::new(Family::Inet, Protocol::Tcp, State::Listen)
+        };
+        let nginx = |pid| {
+            let unit = Some("nginx.service".to_owned());
+            Rc::new(Process { pid, comm: "nginx".into(), unit, ..Process::default() })
+        };
+        let held = Held {
+            netns: 7,
+            netns_name: Some("blue".into()),
+            socket,
+            side: Side::Unconnected,
+            holders: vec![nginx(77), nginx(78)],
+        };
+        SocketReport::new(&held, Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn a_listener_as_text() {
+        let text = socket_table(&[listener()], &Look::default());
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[1].contains("nginx[77] +1") && lines[1].contains("accept queue 5 of 5"), "{text}");
+        assert!(lines[1].ends_with("nginx.service, netns blue"), "{text}");
+        assert!(lines[2].starts_with("  ! accept queue full"), "{text}");
+        let port = port_text(&listener(), &Look::default());
+        assert!(
+            port.starts_with("tcp 0.0.0.0:443   nginx[77] +1   listens\n  nginx.service · netns blue"),
+            "{port}"
+        );
+    }
+
+    #[test]
+    fn a_listener_as_json() {
+        let json = serde_json::to_value(listener()).unwrap();
+        assert_eq!(json["kind"], "socket");
+        assert_eq!((&json["state"], &json["protocol"]), (&"LISTEN".into(), &"tcp".into()));
+        assert_eq!(json["local"]["port"], 443);
+        assert_eq!((&json["accept_queue"], &json["backlog"]), (&5.into(), &4.into()));
+        assert_eq!(json["processes"][1]["pid"], 78);
+        assert_eq!(json["remarks"][0]["remark"], "accept-queue-full");
+        assert!(json.get("peer").is_none() && json.get("receive_queue").is_none());
+    }
+}

@@ -1,0 +1,154 @@
+//! Sockets in TIME_WAIT and whose they were.
+//!
+//! The kernel's list of them comes from sock_diag, in every network namespace; who closed each, from probe
+//! `time_wait`, for those that were closed since it was attached. For older ones there is a likely owner at best.
+
+mod group;
+mod likely;
+mod ports;
+mod tracker;
+mod verdict;
+
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::{Held, Listeners, Side};
+use crate::enrich::listeners::everywhere;
+use crate::enrich::sockets::{self, SocketInfo, State, states};
+use crate::probes::Closed;
+
+pub use group::{By, Key, Row, group};
+pub use likely::Candidates;
+pub use ports::{PortUse, Room};
+pub use tracker::{Closer, Tracker};
+pub use verdict::{Level, Verdict, verdict};
+
+/// How long the kernel keeps them (include/net/tcp.h, TCP_TIMEWAIT_LEN).
+pub const LENGTH: Duration = Duration::from_secs(60);
+/// Over which time the rate of new ones is taken. The kernel's timers tell the age of each.
+pub const RATE_OVER: Duration = Duration::from_secs(10);
+
+/// Whose a socket was.
+#[derive(Debug, Clone)]
+pub enum Whose {
+    /// Seen when it was closed.
+    Exact(Rc<Closer>),
+    /// Alone in having to do with its destination.
+    Likely(Rc<Closer>),
+    /// Not known; these have to do with its destination.
+    Unknown(Rc<Vec<Rc<Closer>>>),
+}
+
+impl Whose {
+    /// Process id, 0 where it is one of several, and name.
+    pub fn closer(&self) -> Option<&Rc<Closer>> {
+        match self {
+            Self::Exact(closer) | Self::Likely(closer) => Some(closer),
+            Self::Unknown(_) => None,
+        }
+    }
+
+    pub fn is_exact(&self) -> bool {
+        matches!(self, Self::Exact(_))
+    }
+}
+
+/// A socket in TIME_WAIT.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    pub held: Held,
+    pub age: Duration,
+    pub whose: Whose,
+    /// Closed while netdiag watched, and yet not known by whom.
+    pub missed: bool,
+}
+
+/// All of them at one moment.
+#[derive(Debug, Default)]
+pub struct Look {
+    pub sockets: Vec<Waiting>,
+    /// Local ports by destination, the fullest first.
+    pub ports: Vec<PortUse>,
+    /// Not all namespaces were looked into.
+    pub incomplete: bool,
+    pub rooms: HashMap<u64, Room>,
+}
+
+impl Tracker {
+    /// Notes who closed what is in TIME_WAIT now. To be called once a second, before the kernel side forgets.
+    pub fn poll(&mut self, mut take: impl FnMut(u64, &SocketInfo) -> Option<Closed>) {
+        let search = everywhere(|netns| sockets::tcp(Some(netns), states::TIME_WAIT, None));
+        let now_ns = crate::engine::now_ns();
+        self.begin();
+        for (netns, _, socket) in &search.found {
+            self.see(*netns, socket, now_ns, &mut take);
+        }
+        self.end();
+    }
+
+    /// The same, with all that can be told now.
+    pub fn look(&mut self, mut take: impl FnMut(u64, &SocketInfo) -> Option<Closed>) -> Look {
+        let search = everywhere(|netns| sockets::tcp(Some(netns), states::ALL, None));
+        let now_ns = crate::engine::now_ns();
+        let listeners = Listeners::of(search.found.iter().map(|(netns, _, socket)| (*netns, socket)));
+        let mut names: HashMap<u64, Option<Rc<str>>> = HashMap::new();
+        let (mut waiting, mut open) = (Vec::new(), Vec::new());
+        self.begin();
+        for (netns, name, socket) in search.found {
+            let exact =
+                (socket.state == State::TimeWait).then(|| self.see(netns, &socket, now_ns, &mut take));
+            let netns_name = names.entry(netns).or_insert_with(|| name.map(Rc::from)).clone();
+            let side = listeners.side(netns, &socket);
+            let held = Held { netns, netns_name, socket, side, holders: Vec::new() };
+            match exact {
+                Some(exact) => waiting.push((held, exact)),
+                None => open.push(held),
+            }
+        }
+        self.end();
+        let rooms = Room::of(waiting.iter().map(|(held, _)| held.netns).collect::<HashSet<u64>>());
+        let ports = ports::uses(&rooms, waiting.iter().map(|(held, _)| held), &open);
+        let unowned = waiting.iter().filter(|(_, exact)| exact.is_none()).map(|(held, _)| held);
+        let candidates = Candidates::find(unowned, &open, &waiting);
+        let sockets = waiting.into_iter().map(|(held, exact)| {
+            let age = age(&held.socket);
+            let missed = exact.is_none() && self.was_watched(age, now_ns);
+            let whose = exact.map_or_else(|| candidates.whose(&held), Whose::Exact);
+            Waiting { age, whose, missed, held }
+        });
+        Look { sockets: sockets.collect(), ports, incomplete: search.incomplete, rooms }
+    }
+}
+
+impl Look {
+    /// Keeps these sockets only, and what is told about their destinations.
+    pub fn keep(&mut self, is_wanted: impl Fn(&Waiting) -> bool) {
+        self.sockets.retain(is_wanted);
+        let kept: HashSet<_> = self
+            .sockets
+            .iter()
+            .filter(|one| one.held.side == Side::Outbound)
+            .map(|one| (one.held.netns, one.held.socket.local.ip(), one.held.socket.peer))
+            .collect();
+        self.ports.retain(|one| kept.contains(&(one.netns, one.source, one.destination)));
+    }
+
+    /// Closed while netdiag watched, and yet not known by whom.
+    pub fn missed(&self) -> u64 {
+        self.sockets.iter().filter(|one| one.missed).count() as u64
+    }
+}
+
+/// For how long a socket is in TIME_WAIT.
+fn age(socket: &SocketInfo) -> Duration {
+    LENGTH.saturating_sub(Duration::from_millis(socket.timer_ms.into()))
+}
+
+/// The end that was connected to.
+pub fn destination(held: &Held) -> std::net::SocketAddr {
+    match held.side {
+        Side::Inbound => held.socket.local,
+        Side::Outbound | Side::Unconnected => held.socket.peer,
+    }
+}
