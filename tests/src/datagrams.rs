@@ -41,6 +41,8 @@ pub struct Raw {
     pub port: u16,
     /// Its checksum is wrong.
     pub damaged: bool,
+    /// Another IP protocol than UDP, with the same contents.
+    pub protocol: Option<u8>,
 }
 
 impl Raw {
@@ -56,6 +58,10 @@ impl Raw {
         if self.damaged {
             // The last two bytes of the UDP header, behind 20 bytes of IP.
             bytes[26] ^= 0x55;
+        }
+        if let Some(protocol) = self.protocol {
+            // The kernel writes the checksum of the IP header.
+            bytes[9] = protocol;
         }
         namespace.enter(|| -> Result<()> {
             let socket = raw_socket()?;

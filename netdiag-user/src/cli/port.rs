@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use jiff::Timestamp;
-use netdiag::enrich::sockets::{Ports, states};
+use netdiag::enrich::sockets::{Ports, State, states};
 use netdiag::output::{SocketReport, port_text};
 use netdiag::whose::port::{Rest, rest, stands};
-use netdiag::whose::{Ask, Inventory};
+use netdiag::whose::{Ask, Inventory, pressure};
 
 use super::args::{Format, Global, PortArgs};
 use super::say;
@@ -17,9 +17,16 @@ pub fn port(args: &PortArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let ports = Some(Ports::local(args.port));
     let inventory = Inventory::read(Ask { tcp: states::ALL, udp: states::ALL, ports });
     let time = Timestamp::now();
+    let pressure = pressure::measure(inventory.sockets.iter());
     let reports: Vec<SocketReport> = stands(&inventory.sockets)
         .into_iter()
-        .map(|(held, connections)| SocketReport { connections, ..SocketReport::new(held, time).with_start() })
+        .map(|(held, connections)| {
+            let listens = held.socket.state == State::Listen;
+            let pressure = pressure.get(&(held.netns, args.port)).filter(|_| listens);
+            let mut report = SocketReport::new(held, time).with_start().with_pressure(held, pressure);
+            report.connections = connections;
+            report
+        })
         .collect();
     for report in &reports {
         match global.format {

@@ -1,6 +1,9 @@
 //! `netdiag sockets [FILTER]`
 
 use std::process::ExitCode;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use jiff::Timestamp;
@@ -8,7 +11,7 @@ use netdiag::enrich::sockets::{Protocol, State, states};
 use netdiag::filter::Filter;
 use netdiag::output::{KeeperReport, SocketReport, keeper_text, socket_table};
 use netdiag::whose::close_wait::keepers;
-use netdiag::whose::{Ask, Held, Inventory};
+use netdiag::whose::{Ask, Held, Inventory, pressure};
 
 use super::args::{Format, Global, SocketsArgs};
 use super::say;
@@ -18,13 +21,19 @@ pub fn sockets(args: SocketsArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let filter = Filter::from_args(&args.filter).map_err(|error| anyhow!("{error}\n{}", error.pointer()))?;
     let wanted = wanted_states(&args)?;
     let mut out = sink::open(global, Stream::Stdout)?;
-    let inventory = Inventory::read(Ask { tcp: states::ALL, udp: states::ALL, ports: None });
+    let inventory = patiently(|| Inventory::read(Ask { tcp: states::ALL, udp: states::ALL, ports: None }));
     let filtered = |held: &&Held| filter.as_ref().is_none_or(|filter| held.is_wanted(filter));
     let all: Vec<&Held> = inventory.sockets.iter().filter(filtered).collect();
     let shown: Vec<&Held> = all.iter().copied().filter(|held| is_in(wanted, held)).collect();
 
     let time = Timestamp::now();
-    let mut reports: Vec<SocketReport> = shown.iter().map(|held| SocketReport::new(held, time)).collect();
+    let pressure = pressure::measure(all.iter().copied());
+    let report = |held: &&Held| {
+        let listens = held.socket.state == State::Listen;
+        let pressure = pressure.get(&(held.netns, held.socket.local.port())).filter(|_| listens);
+        SocketReport::new(held, time).with_pressure(held, pressure)
+    };
+    let mut reports: Vec<SocketReport> = shown.iter().map(report).collect();
     reports.sort_by_key(|report| (report.protocol as u8, report.state as u8, report.netns, sort_key(report)));
     let keepers = keepers(shown.iter().copied());
     match global.format {
@@ -48,6 +57,23 @@ pub fn sockets(args: SocketsArgs, global: &Global) -> anyhow::Result<ExitCode> {
     out.flush()?;
     closing(&inventory, &all, &reports, wanted);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says so when it takes longer than a second.
+fn patiently<T>(work: impl FnOnce() -> T) -> T {
+    let (done, waits) = mpsc::channel::<()>();
+    let note = thread::spawn(move || {
+        if waits.recv_timeout(Duration::from_secs(1)) == Err(RecvTimeoutError::Timeout) {
+            say(format_args!(
+                "looking through the open files of all processes for who holds the sockets ..."
+            ));
+        }
+    });
+    let result = work();
+    drop(done);
+    // It cannot panic, and what it says is a comfort only.
+    let _ = note.join();
+    result
 }
 
 fn sort_key(report: &SocketReport) -> (u16, std::net::IpAddr, Option<(std::net::IpAddr, u16)>) {

@@ -104,7 +104,7 @@ pub const REASONS: &[Reason] = &[
     row("SECURITY_HOOK", OTHER, "a security module (SELinux, AppArmor...) refused it"),
     row("XFRM_POLICY", OTHER, "the IPsec policy does not allow it"),
     row("NEIGH_CREATEFAIL", OTHER, "no entry could be made for the next hop"),
-    row("NEIGH_FAILED", OTHER, "the next hop does not answer ARP or neighbour discovery"),
+    row("NEIGH_FAILED", OTHER, NO_NEIGHBOUR),
     row("NEIGH_QUEUEFULL", OTHER, "too many packets wait for the next hop's address"),
     row("NEIGH_DEAD", OTHER, "the next hop is gone"),
     row("NEIGH_HH_FILLFAIL", OTHER, "the link header could not be built"),
@@ -162,6 +162,7 @@ pub const REASONS: &[Reason] = &[
     row("LOCAL_MAC", NORMAL, "a bridge does not send to itself"),
 ];
 
+const NO_NEIGHBOUR: &str = "the next hop does not answer ARP or neighbour discovery";
 const REFUSED: &str = "a route refuses its destination (unreachable, prohibit, blackhole)";
 
 /// Places that say more than the reason does: reason, function, and what it is then.
@@ -170,6 +171,9 @@ const PLACES: &[(&str, &str, Class, &str)] = &[
     ("NOT_SPECIFIED", "ip_error", NO_ROUTE, REFUSED),
     ("NOT_SPECIFIED", "dst_discard", NO_ROUTE, REFUSED),
     ("NOT_SPECIFIED", "dst_discard_out", NO_ROUTE, REFUSED),
+    // ndisc_error_report() gives no reason where arp_error_report() does.
+    ("NOT_SPECIFIED", "neigh_invalidate", OTHER, NO_NEIGHBOUR),
+    ("NOT_SPECIFIED", "ndisc_error_report", OTHER, NO_NEIGHBOUR),
     // Before Linux 6.14 there was no reason for any of IP_INVALID_SOURCE and its like.
     ("NOT_SPECIFIED", "ip_rcv_finish_core", MARTIAN, "its addresses or IP options make no sense here"),
 ];

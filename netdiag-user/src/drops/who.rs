@@ -1,13 +1,14 @@
 //! Whose a dropped packet is, and whether it was for this host.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::dropped::{Way, Whose};
 use super::reasons::Class;
-use crate::enrich::{links, netns, owners};
-use crate::probes::{Packet, Tuple};
+use crate::enrich::sockets::{self, Ports, SocketInfo, states};
+use crate::enrich::{holders, links, netns, owners};
+use crate::probes::{Packet, Tuple, protocol};
 use crate::track::Hook;
 
 /// Addresses and sockets come and go.
@@ -80,8 +81,7 @@ impl Who {
         }
         let mut found = None;
         look(&mut || {
-            let owner = owners::find(&local, packet.netns, None).and_then(|found| found.owner);
-            found = Some(owner.map_or(Whose::Nobody, Whose::Process));
+            found = holder(&local, packet.netns);
         });
         match found {
             Some(found) => {
@@ -91,6 +91,37 @@ impl Who {
             None => Whose::Unknown,
         }
     }
+}
+
+/// Who holds the socket for packets with this local end (source); `None` if sockets cannot be listed.
+fn holder(local: &Tuple, inode: u32) -> Option<Whose> {
+    let handle = netns::find(inode.into())?;
+    let ports = Some(Ports::local(local.source.port()));
+    let all = match local.protocol {
+        protocol::TCP => sockets::tcp(Some(&handle), states::ALL, ports),
+        protocol::UDP => sockets::udp(Some(&handle), states::ALL, ports),
+        _ => return Some(Whose::Nobody),
+    };
+    let all = all.ok()?;
+    // The kernel prefers the socket that is the more particular.
+    let best = all.iter().filter_map(|socket| Some((fit(socket, local)?, socket.inode))).max();
+    let Some((_, socket)) = best else { return Some(Whose::Nobody) };
+    let owners = holders::owners_of(&HashSet::from([socket]));
+    let process = owners.get(&socket).and_then(|processes| processes.first());
+    Some(process.map_or(Whose::Nobody, |process| Whose::Process(owners::owner_of(process))))
+}
+
+/// How well a socket fits packets with this local end; `None` if it would not get them, or no file belongs to it.
+fn fit(socket: &SocketInfo, local: &Tuple) -> Option<(bool, bool)> {
+    let (ip, own) = (local.source.ip(), socket.local.ip());
+    let is_any = own.is_unspecified()
+        && (own.is_ipv4() == ip.is_ipv4() || (own.is_ipv6() && socket.v6only != Some(true)));
+    let is_connected = socket.peer.port() != 0;
+    let fits = socket.inode != 0
+        && socket.local.port() == local.source.port()
+        && (own == ip || is_any)
+        && (!is_connected || socket.peer == local.destination);
+    fits.then_some((is_connected, own == ip))
 }
 
 fn keep<K: std::hash::Hash + Eq, V>(kept: &mut HashMap<K, (Instant, V)>, key: K, value: V) {
@@ -123,6 +154,53 @@ fn broadcast(own: IpAddr, prefix: u8) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn socket(local: &str, peer: &str, v6only: Option<bool>) -> SocketInfo {
+        let local: std::net::SocketAddr = local.parse().unwrap();
+        SocketInfo {
+            family: if local.is_ipv4() { sockets::Family::Inet } else { sockets::Family::Inet6 },
+            protocol: sockets::Protocol::Udp,
+            state: sockets::State::Close,
+            local,
+            peer: peer.parse().unwrap(),
+            interface: 0,
+            rqueue: 0,
+            wqueue: 0,
+            uid: 0,
+            inode: 1,
+            cookie: 1,
+            v6only,
+            retransmits: 0,
+            timer: None,
+            timer_ms: 0,
+            mark: None,
+            tcp: None,
+        }
+    }
+
+    #[test]
+    fn a_socket_gets_what_its_ends_say() {
+        let local = |source: &str| Tuple {
+            protocol: protocol::UDP,
+            source: source.parse().unwrap(),
+            destination: "10.0.0.9:99".parse().unwrap(),
+        };
+        let (v4, v6) = (local("10.0.0.1:53"), local("[fd77::1]:53"));
+        let own = socket("10.0.0.1:53", "0.0.0.0:0", None);
+        let any4 = socket("0.0.0.0:53", "0.0.0.0:0", None);
+        let any6 = socket("[::]:53", "[::]:0", Some(false));
+        let only6 = socket("[::]:53", "[::]:0", Some(true));
+        let fits = |socket: &SocketInfo| (fit(socket, &v4).is_some(), fit(socket, &v6).is_some());
+        assert_eq!(
+            [&own, &any4, &any6, &only6].map(fits),
+            [(true, false), (true, false), (true, true), (false, true)]
+        );
+        assert!(fit(&own, &v4) > fit(&any4, &v4));
+        assert!(fit(&socket("10.0.0.1:53", "10.0.0.9:99", None), &v4) > fit(&own, &v4));
+        assert_eq!(fit(&socket("10.0.0.1:53", "10.0.0.8:99", None), &v4), None, "of another conversation");
+        assert_eq!(fit(&socket("10.0.0.2:53", "0.0.0.0:0", None), &v4), None);
+        assert_eq!(fit(&SocketInfo { inode: 0, ..own }, &v4), None, "in TIME_WAIT");
+    }
 
     #[test]
     fn broadcast_addresses() {

@@ -5,6 +5,7 @@
 //! return can be saved and read back. What goes away while it is being read is `None`, missing or an error,
 //! never a panic.
 
+pub mod behaviour;
 mod cgroup;
 pub mod cgroup_ids;
 pub mod conntrack;

@@ -2,6 +2,7 @@
 
 use jiff::tz::TimeZone;
 
+use super::card::rules;
 use super::drop::{DropReport, SamplePart};
 use super::report::FirewallPart;
 use super::style::{Look, Tone};
@@ -14,17 +15,13 @@ pub fn drop_block(report: &DropReport, look: &Look) -> String {
 fn drop_block_in(report: &DropReport, look: &Look, zone: &TimeZone) -> String {
     let mut lines = vec![head(report, look)];
     let mut row = |name: &str, text: String| lines.push(format!("  {name:<7} {}", look.safe(&text)));
-    if let Some(firewall) = &report.firewall
-        && let Some(label) = rule_label(firewall)
-    {
-        let several = match report.rules {
-            0 | 1 => String::new(),
-            many => format!("{many} rules, for one: "),
-        };
-        let words = firewall.rule.as_ref().map(|rule| format!(":  {rule}")).unwrap_or_default();
-        let comment = firewall.comment.as_ref().map(|comment| format!("  # {comment}")).unwrap_or_default();
-        let gone = if firewall.removed == Some(true) { "  (removed since)" } else { "" };
-        row("rule", format!("{several}{label}{words}{comment}{gone}"));
+    let several = match report.rules {
+        0 | 1 => String::new(),
+        many => format!("{many} rules, for one: "),
+    };
+    for (number, text) in report.firewall.iter().flat_map(rules).enumerate() {
+        let (name, lead) = if number == 0 { ("rule", several.as_str()) } else { ("", "") };
+        row(name, format!("{lead}{text}"));
     }
     if let Some(sample) = &report.sample {
         row("packet", packet(sample, report.flows));
@@ -63,10 +60,17 @@ fn drop_block_in(report: &DropReport, look: &Look, zone: &TimeZone) -> String {
 fn rule_label(firewall: &FirewallPart) -> Option<String> {
     let (table, chain) = (firewall.table.as_ref()?, firewall.chain.as_ref()?);
     let family = firewall.family.as_deref().unwrap_or_default();
-    Some(match firewall.handle {
-        Some(handle) => format!("{family} {table} {chain} handle {handle}"),
-        None => format!("{family} {table} {chain} policy"),
-    })
+    let name = match (firewall.handle, firewall.rule_number) {
+        (Some(handle), _) => format!("handle {handle}"),
+        (None, Some(number)) => format!("rule {number}"),
+        (None, None) => "policy".to_owned(),
+    };
+    let doubt = match (firewall.exact, firewall.candidates.len()) {
+        (Some(false), 0) => " (probably)".to_owned(),
+        (_, 0) => String::new(),
+        (_, candidates) => format!(" or {} more", candidates - 1),
+    };
+    Some(format!("{family} {table} {chain} {name}{doubt}"))
 }
 
 /// A group in a line: what came to it since it was last told.

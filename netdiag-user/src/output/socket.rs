@@ -10,9 +10,10 @@ use super::event::duration_us;
 use super::report::{Endpoint, Head, ProcessPart};
 use super::style::{Look, Tone};
 use super::table::{Align, Table};
-use crate::enrich::process;
 use crate::enrich::sockets::{Protocol, State};
-use crate::whose::remarks::{self, Kind};
+use crate::enrich::{behaviour, process};
+use crate::whose::pressure::Pressure;
+use crate::whose::remarks::{self, Kind, Remark};
 use crate::whose::{Held, Side};
 
 /// A process that holds a socket.
@@ -33,6 +34,12 @@ pub struct RemarkPart {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<&'static str>,
     pub text: String,
+}
+
+impl From<Remark> for RemarkPart {
+    fn from(remark: Remark) -> Self {
+        Self { remark: remark.kind, code: remark.kind.code(), text: remark.text }
+    }
 }
 
 /// See docs/output.md.
@@ -73,6 +80,11 @@ pub struct SocketReport {
     pub bytes_received: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub age_at_least_us: Option<u64>,
+    /// Of a listener whose queues are full: handshakes that are not finished, and from how many addresses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub half_open: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub half_open_sources: Option<u32>,
     /// Connections of this listener.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections: Option<u32>,
@@ -81,6 +93,9 @@ pub struct SocketReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interface: Option<u32>,
     pub remarks: Vec<RemarkPart>,
+    /// No process can hold it.
+    #[serde(skip)]
+    unowned: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
@@ -94,11 +109,6 @@ impl SocketReport {
         let listens = socket.state == State::Listen;
         let info = socket.tcp.as_ref();
         let part = |process: &std::rc::Rc<process::Process>| ProcessPart::new(None, Some(process.as_ref()));
-        let remark = |remark: remarks::Remark| RemarkPart {
-            remark: remark.kind,
-            code: remark.kind.code(),
-            text: remark.text,
-        };
         Self {
             head: Head::new("socket", time),
             protocol: socket.protocol,
@@ -131,10 +141,13 @@ impl SocketReport {
             bytes_sent: info.and_then(|info| info.bytes_acked),
             bytes_received: info.and_then(|info| info.bytes_received),
             age_at_least_us: remarks::age_at_least(held).map(micros),
+            half_open: None,
+            half_open_sources: None,
             connections: None,
             uid: socket.uid,
             interface: (socket.interface != 0).then_some(socket.interface),
-            remarks: remarks::of(held).into_iter().map(remark).collect(),
+            remarks: remarks::of(held).into_iter().map(RemarkPart::from).collect(),
+            unowned: held.is_unowned(),
         }
     }
 
@@ -147,11 +160,35 @@ impl SocketReport {
         self
     }
 
+    /// With what comes in at this listener, and what its process does about it.
+    #[must_use]
+    pub fn with_pressure(mut self, held: &Held, pressure: Option<&Pressure>) -> Self {
+        let Some(pressure) = pressure else { return self };
+        self.half_open = Some(pressure.half_open);
+        self.half_open_sources = Some(pressure.sources);
+        for remark in &mut self.remarks {
+            if remark.remark == Kind::AcceptQueueFull && pressure.overflows > 0 {
+                let (all, rate) = (pressure.overflows, pressure.overflows_per_second);
+                remark.text +=
+                    &format!("; {all} were in this network namespace until now, {rate:.0} a second");
+            }
+            if matches!(remark.remark, Kind::AcceptQueueFull | Kind::AcceptQueueFilling)
+                && let Some(holder) = self.processes.first()
+                && let Some(does) = behaviour::of(holder.process.pid)
+            {
+                remark.text += &format!(". {} {does}", ProcessPart::label(Some(&holder.process)));
+            }
+        }
+        self.remarks.extend(pressure.remark(held).map(RemarkPart::from));
+        self
+    }
+
     /// "nginx[77] +3"
     pub fn who(&self) -> String {
         match self.processes.as_slice() {
             [] if self.state == State::TimeWait => "(closed)".to_owned(),
-            [] => "-".to_owned(),
+            [] if self.unowned => "-".to_owned(),
+            [] => "(not visible)".to_owned(),
             [one] => ProcessPart::label(Some(&one.process)),
             [first, others @ ..] => {
                 format!("{} +{}", ProcessPart::label(Some(&first.process)), others.len())

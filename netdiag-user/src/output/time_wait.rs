@@ -432,3 +432,105 @@ fn notes(told: &Told<'_>) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+
+    fn closer(pid: u32, comm: &str) -> Rc<Closer> {
+        Rc::new(Closer { pid, comm: comm.into(), uid: 0, process: None, cgroup: None, by_kernel: false })
+    }
+
+    fn row(key: Key, closer: Option<Rc<Closer>>, count: u64, exact: u64) -> Row {
+        Row {
+            key,
+            netns: Some((7, Some("blue".into()))),
+            closer,
+            processes: 3,
+            count,
+            exact,
+            rate: 0.5,
+            destinations: vec![("10.0.0.2:80".parse().unwrap(), count as u32)],
+            candidates: Vec::new(),
+        }
+    }
+
+    fn with_told(check: impl Fn(&Told<'_>)) {
+        let curl = closer(9, "curl");
+        let mut unknown = row(Key::Unknown, None, 10, 0);
+        unknown.candidates = vec![closer(5, "a"), closer(6, "b")];
+        let rows = [
+            row(Key::Living(7), Some(closer(7, "php-fpm")), 1200, 1200),
+            row(Key::Ended("curl".into(), None), Some(curl), 90, 0),
+            unknown,
+        ];
+        let verdict = Verdict {
+            level: Level::Exhausted,
+            explanation: "A problem.".to_owned(),
+            next_steps: vec![("the cure".to_owned(), Some("sysctl x".to_owned()))],
+            avoid: vec!["tcp_fin_timeout"],
+        };
+        let ports = [PortUse {
+            netns: 7,
+            netns_name: Some("blue".into()),
+            source: "10.0.0.1".parse().unwrap(),
+            destination: "10.0.0.2:80".parse().unwrap(),
+            size: 1300,
+            used: 1290,
+            time_wait: 1290,
+            rate: 1.5,
+        }];
+        check(&Told {
+            time: Timestamp::UNIX_EPOCH,
+            by: By::Process,
+            rows: &rows,
+            ports: &ports,
+            verdict: &verdict,
+            missed: 4,
+            incomplete: false,
+            watched: Duration::from_secs(5),
+        });
+    }
+
+    #[test]
+    fn text() {
+        with_told(|told| {
+            let text = time_wait_text(told, &Look::default());
+            for part in [
+                "1,300 sockets in TIME_WAIT, 1.5 new a second\n",
+                "1,200   92 %    0.5  100 %  php-fpm[7]",
+                "likely curl, 3 processes that ended",
+                "not known; perhaps a[5] or b[6]",
+                "96 were closed before netdiag watched",
+                "4 were closed while netdiag watched, but it missed by whom",
+                "ports  10 of 1,300 left from 10.0.0.1 to 10.0.0.2:80 (netns blue)",
+                "\nA problem.\ndo     the cure\n         sysctl x\nnot    tcp_fin_timeout\n",
+            ] {
+                assert!(text.contains(part), "no {part:?} in\n{text}");
+            }
+        });
+    }
+
+    #[test]
+    fn json() {
+        with_told(|told| {
+            let text = time_wait_json(told).unwrap();
+            let lines: Vec<serde_json::Value> =
+                text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            assert_eq!(lines.len(), 4);
+            assert_eq!((&lines[0]["kind"], &lines[0]["state"]), (&"owner".into(), &"time-wait".into()));
+            assert_eq!((&lines[0]["process"]["pid"], &lines[0]["exact"]), (&7.into(), &true.into()));
+            assert_eq!((&lines[1]["ended"], &lines[1]["exact"]), (&true.into(), &false.into()));
+            assert!(lines[2]["process"].is_null());
+            assert_eq!(lines[2]["candidates"][1]["comm"], "b");
+            assert_eq!((&lines[3]["kind"], &lines[3]["by"]), (&"time-wait".into(), &"all".into()));
+            assert_eq!((&lines[3]["count"], &lines[3]["missed"]), (&1300.into(), &4.into()));
+            assert_eq!(
+                (&lines[3]["ports"][0]["left"], &lines[3]["level"]),
+                (&10.into(), &"exhausted".into())
+            );
+        });
+    }
+}

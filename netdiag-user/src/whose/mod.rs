@@ -4,6 +4,7 @@
 pub mod close_wait;
 mod inventory;
 pub mod port;
+pub mod pressure;
 pub mod remarks;
 mod subject;
 pub mod time_wait;

@@ -38,6 +38,10 @@ pub enum Kind {
     SendStuck,
     /// No answer to the SYN.
     SynUnanswered,
+    /// SYNs come in that nobody finishes, more than the queue holds.
+    SynFlood,
+    /// As many half-open connections as the queue holds.
+    SynQueueFull,
 }
 
 impl Kind {
@@ -46,6 +50,7 @@ impl Kind {
         match self {
             Self::AcceptQueueFull => Some("timeout.accept-queue-full"),
             Self::CloseWait => Some("leak.close-wait"),
+            Self::SynQueueFull => Some("timeout.syn-queue-full"),
             _ => None,
         }
     }

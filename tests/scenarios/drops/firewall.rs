@@ -2,11 +2,12 @@
 
 use anyhow::{Context, Result, ensure};
 use netdiag_tests::clients::curl;
+use netdiag_tests::datagrams::Raw;
 use netdiag_tests::net::{Family, Topology};
 use netdiag_tests::netdiag::Drop;
 use netdiag_tests::servers;
 
-use super::{PORT, during, send};
+use super::{PORT, during, raw, send};
 
 const RULE: &str = "udp dport 8081 counter drop";
 
@@ -88,21 +89,15 @@ pub fn of_a_service() -> Result<()> {
     Ok(())
 }
 
-/// Of a protocol that no connection has: IGMP.
+/// Of a protocol that no connection has: GRE.
 pub fn other_protocol() -> Result<()> {
     let net = Topology::new()?;
-    net.client
-        .nft("table ip fw { chain c { type filter hook output priority 0; ip protocol igmp drop; }; }")?;
-    let report = during(&[], || {
-        net.client.ip("addr add 10.77.1.200/24 dev eth0")?;
-        net.client.enter(|| -> Result<()> {
-            let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
-            Ok(socket.join_multicast_v4(&"239.7.7.7".parse()?, &"10.77.1.2".parse()?)?)
-        })?
-    })?;
-    let losses = report.losses(&[&net.client]);
-    ensure!(losses.iter().any(|drop| drop.at("/sample/protocol") == "2"), "{}", report.dump());
-    ensure!(losses.iter().all(|drop| drop.at("/code") == "drop.firewall"), "{}", report.dump());
+    net.server
+        .nft("table ip fw { chain c { type filter hook input priority 0; ip protocol gre drop; }; }")?;
+    let gre = Raw { protocol: Some(47), ..raw("10.77.1.2".parse()?) };
+    let report = during(&[], || gre.send(&net.client, 2))?;
+    let drop = report.the_only("drop.firewall", &net.namespaces())?.counts(2)?;
+    drop.has("/sample/protocol", "47")?.has("/firewall/rule", "ip protocol gre drop")?;
     Ok(())
 }
 

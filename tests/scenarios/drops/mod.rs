@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::Result;
 use netdiag_tests::datagrams::{self, Raw};
-use netdiag_tests::net::{Family, Topology};
+use netdiag_tests::net::{Family, Namespace, Topology};
 use netdiag_tests::netdiag::{Drops, DropsReport};
 use netdiag_tests::scenario::{Need, Scenario};
 
@@ -77,8 +77,13 @@ fn during(arguments: &[&str], action: impl FnOnce() -> Result<()>) -> Result<Dro
     drops.stop()
 }
 
+/// The filter for what happens in a namespace.
+fn inside(namespace: &Namespace) -> String {
+    format!("netns {}", namespace.inode())
+}
+
 /// A datagram that the client puts on its link, for the server's port.
 fn raw(source: Ipv4Addr) -> Raw {
     let SocketAddr::V4(server) = Family::V4.server(PORT) else { unreachable!("the family is IPv4") };
-    Raw { source, destination: *server.ip(), port: PORT, damaged: false }
+    Raw { source, destination: *server.ip(), port: PORT, damaged: false, protocol: None }
 }

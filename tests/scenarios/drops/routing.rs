@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use netdiag_tests::datagrams;
 use netdiag_tests::net::{Family, Topology};
 
-use super::{PORT, during, raw, send};
+use super::{PORT, during, inside, raw, send};
 
 /// A source in the server's network, on the client's link.
 const ASTRAY: Ipv4Addr = Ipv4Addr::new(10, 77, 2, 77);
@@ -62,7 +62,7 @@ pub fn ordinary_source() -> Result<()> {
 pub fn multicast_not_joined() -> Result<()> {
     let net = Topology::new()?;
     let group = "239.7.7.7:7".parse()?;
-    let report = during(&[], || datagrams::send(&net.client, group, 10, 2))?;
+    let report = during(&[&inside(&net.router)], || datagrams::send(&net.client, group, 10, 2))?;
     report.nothing(&net.namespaces())?;
     let normal = report.normal(&[&net.router]);
     let told = normal.iter().any(|drop| drop.at("/sample/destination/address") == "239.7.7.7");

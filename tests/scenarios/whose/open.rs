@@ -58,6 +58,94 @@ pub fn accept_queue() -> Result<()> {
     Ok(())
 }
 
+/// What the process of a full accept queue does: it is stopped, busy, blocked, or waits.
+pub fn accepting_process() -> Result<()> {
+    const SCRIPT: &str = "
+import signal, socket, sys, time, os
+s = socket.socket()
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(('127.0.0.1', int(sys.argv[1])))
+s.listen(1)
+print('listening', flush=True)
+if sys.argv[2] == 'busy':
+    while True: pass
+if sys.argv[2] == 'stopped':
+    os.kill(os.getpid(), signal.SIGSTOP)
+time.sleep(60)
+";
+    let host = Namespace::new("host")?;
+    for (port, does, says) in
+        [(18721, "busy", "is busy"), (18722, "stopped", "is stopped"), (18723, "blocked", "is blocked in ")]
+    {
+        let server = host.spawn(&["python3", "-c", SCRIPT, &port.to_string(), does])?;
+        server.wait_for_line("listening", START)?;
+        let steps = format!("many=2,{} wait", Family::V4.loopback(port));
+        let client = host.spawn(&clients::steps(&steps)?)?;
+        client.wait_for_line("connected 2", START)?;
+        let found = sockets(&host, &["--listening", "port", &port.to_string(), "and"])?;
+        let listener = only(&found, "there", |_| true)?;
+        ensure!(remarks(listener) == ["accept-queue-full"], "{listener:#}");
+        let text = listener["remarks"][0]["text"].as_str().unwrap_or_default();
+        ensure!(text.contains(&format!("python3[{}] {says}", server.pid())), "{listener:#}");
+    }
+    Ok(())
+}
+
+/// SYNs from many addresses that nobody finishes, more than the queue holds: a flood, with cookies.
+pub fn syn_flood() -> Result<()> {
+    const SCRIPT: &str = "
+import random, socket, struct, sys, time
+def checksum(data):
+    total = sum(struct.unpack('!%dH' % (len(data) // 2), data))
+    while total >> 16: total = (total & 0xffff) + (total >> 16)
+    return ~total & 0xffff
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+target, port = socket.inet_aton(sys.argv[1]), int(sys.argv[2])
+print('flooding', flush=True)
+while True:
+    source = bytes([203, 0, 113, random.randint(1, 254)])
+    tcp = struct.pack('!HHIIBBHHH', random.randint(1024, 65535), port, random.getrandbits(32), 0, 5 << 4, 2, 64240, 0, 0)
+    pseudo = source + target + struct.pack('!BBH', 0, 6, len(tcp))
+    tcp = tcp[:16] + struct.pack('!H', checksum(pseudo + tcp)) + tcp[18:]
+    ip = struct.pack('!BBHHHBBH4s4s', 0x45, 0, 20 + len(tcp), 0, 0, 64, 6, 0, source, target)
+    raw.sendto(ip + tcp, (sys.argv[1], 0))
+    time.sleep(0.002)
+";
+    let net = Topology::new()?;
+    // Answers to the addresses that the flood pretends to come from are lost in silence.
+    net.router.ip("route add blackhole 203.0.113.0/24")?;
+    for setting in ["all", "default", "eth0"] {
+        net.server.sysctl(&format!("net.ipv4.conf.{setting}.rp_filter"), "0")?;
+    }
+    net.server.sysctl("net.ipv4.tcp_syncookies", "1")?;
+    let address = Family::V4.server(18724);
+    let server = servers::steps(&net.server, &format!("tcp reuseaddr bind={address} listen=16 wait"))?;
+    let flood = [&address.ip().to_string(), &address.port().to_string()];
+    let flood = net.router.spawn(&["python3", "-c", SCRIPT, flood[0], flood[1]])?;
+    flood.wait_for_line("flooding", START)?;
+    let found = wait_for_remark(&net.server, "syn-flood")?;
+    ensure!(found["processes"][0]["pid"] == server.pid() && found["local"]["port"] == 18724, "{found:#}");
+    ensure!(found["half_open"].as_u64() >= Some(16), "{found:#}");
+    ensure!(found["half_open_sources"].as_u64() >= Some(8), "{found:#}");
+    Ok(())
+}
+
+/// Many clients that finish their handshakes, faster than they are accepted, are a crowd and no flood.
+pub fn crowd_is_no_flood() -> Result<()> {
+    let net = Topology::new()?;
+    let address = Family::V4.server(18725);
+    let _server = servers::steps(&net.server, &format!("tcp reuseaddr bind={address} listen=64 echo"))?;
+    let steps = format!("churn=100000,{address}");
+    let clients = [net.client.spawn(&clients::steps(&steps)?)?, net.router.spawn(&clients::steps(&steps)?)?];
+    for _ in 0..5 {
+        let found = sockets(&net.server, &["--listening"])?;
+        let listener = only(&found, "there", |_| true)?;
+        ensure!(!remarks(listener).iter().any(|remark| remark.starts_with("syn-")), "{listener:#}");
+    }
+    drop(clients);
+    Ok(())
+}
+
 /// The server does not read: named with its process and the bytes; the client is fine.
 pub fn receive_queue_not_read() -> Result<()> {
     let net = Topology::new()?;

@@ -6,7 +6,7 @@ use crate::drops::{Dropped, Way, Whose};
 use crate::track::Place;
 
 /// The entry of the catalogue, and what is to be said; `None` for what is normal. The kernel itself gave the reason,
-/// so it is certain.
+/// so it is certain, unless a rule is named that was found by comparing.
 pub fn finding(drop: &Dropped) -> Option<(&'static Diagnosis, Finding)> {
     let diagnosis = find(drop.class.code()?)?;
     let place = Place {
@@ -14,7 +14,7 @@ pub fn finding(drop: &Dropped) -> Option<(&'static Diagnosis, Finding)> {
         netns_name: drop.netns_name.clone(),
         interface: Some(drop.packet.interface.to_string()),
     };
-    let stage = stage(diagnosis.code, &drop.reason_name);
+    let stage = stage(diagnosis.code, &drop.reason_name, drop.symbol.as_deref());
     let place = Where::new(WhereSide::Local, stage).at(&place).symbol(drop.symbol.as_deref());
     let finding = Finding::new(Confidence::Certain, place, headline(drop), cause(drop));
     let finding = finding.explain(explanation(drop));
@@ -29,7 +29,8 @@ pub fn finding(drop: &Dropped) -> Option<(&'static Diagnosis, Finding)> {
 fn with_firewall(finding: Finding, drop: &Dropped) -> Finding {
     let by_nftables = drop.symbol.as_deref() == Some("nft_do_chain");
     let engine = by_nftables.then(|| "nftables".to_owned());
-    finding.firewall(rule::fact(engine, drop.hook, drop.rule.as_deref()))
+    let fact = rule::fact(engine, drop.hook, drop.rule.as_deref());
+    Finding { confidence: rule::confidence(Some(&fact)), ..finding.firewall(fact) }
 }
 
 /// "SYN from 10.0.0.9:4711 to 10.1.2.3:22 dropped"
@@ -65,7 +66,7 @@ fn explanation(drop: &Dropped) -> String {
     format!("{way}{whose}{rule} The kernel's reason is {}{symbol}.", drop.reason_name)
 }
 
-fn stage(code: &str, reason: &str) -> Stage {
+fn stage(code: &str, reason: &str, symbol: Option<&str>) -> Stage {
     match code {
         "drop.firewall" => Stage::Netfilter,
         "drop.reverse-path-filter"
@@ -82,6 +83,9 @@ fn stage(code: &str, reason: &str) -> Stage {
             _ => Stage::Tc,
         },
         _ if reason.starts_with("NEIGH_") => Stage::Neighbour,
+        _ if symbol.is_some_and(|name| name.starts_with("neigh_") || name.starts_with("ndisc_")) => {
+            Stage::Neighbour
+        }
         _ if reason.starts_with("TCP_") => Stage::Tcp,
         _ if reason.starts_with("DEV_") => Stage::Device,
         _ => Stage::Socket,
