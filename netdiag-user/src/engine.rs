@@ -6,6 +6,8 @@ mod dropped_at;
 mod drops;
 mod explain;
 mod hosts;
+mod shed;
+mod subject;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, UdpSocket};
@@ -25,12 +27,15 @@ use crate::enrich::{droppers, netns, owners, queues};
 use crate::kernel::KernelError;
 use crate::kernel::counters::Counts;
 use crate::kernel::loader::{Options, Session};
+use crate::kernel::reasons::Reasons;
 use crate::kernel::registry::Probe;
 use crate::memory;
 use crate::probes::{self, Call, CallFailed, Drop, Event, SocketError, Suspect, Wire};
 use crate::track::{Connection, Limits, Tracker, hook_of};
 use budget::Budget;
 use hosts::Hosts;
+pub use shed::{Shed, Spent};
+pub use subject::{matches, may_match};
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, the clock of all records.
 pub fn now_ns() -> u64 {
@@ -75,6 +80,17 @@ impl std::fmt::Debug for Prefilter {
     }
 }
 
+/// Who looks at the records as they pass.
+struct Observer(Box<Observe>);
+
+type Observe = dyn FnMut(&Event, &Reasons);
+
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Observer")
+    }
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Engine {
@@ -95,8 +111,12 @@ pub struct Engine {
     /// The kernel's memory may be read on demand.
     peeks: bool,
     filter: Option<Prefilter>,
+    observer: Option<Observer>,
     searches: Budget,
     namings: Budget,
+    /// The part of `searches` that went into samples of queues.
+    samplings_ns: u64,
+    shed: Shed,
     comparisons: Budget,
     lost: VecDeque<(u64, u64)>,
     /// How many are lost until now; asked once for all connections that are finished together.
@@ -146,8 +166,11 @@ impl Engine {
             follows: options.follow_processes,
             peeks: true,
             filter: None,
+            observer: None,
             searches: Budget::default(),
             namings: Budget::default(),
+            samplings_ns: 0,
+            shed: Shed::default(),
             comparisons: Budget::default(),
             lost: VecDeque::new(),
             lost_now: None,
@@ -184,6 +207,11 @@ impl Engine {
     /// Explains only connections for which `may` says yes.
     pub fn only(&mut self, may: impl Fn(&Connection) -> bool + 'static) {
         self.filter = Some(Prefilter(Box::new(may)));
+    }
+
+    /// Shows every record to `observer` before it is tracked.
+    pub fn observe(&mut self, observer: impl FnMut(&Event, &Reasons) + 'static) {
+        self.observer = Some(Observer(Box::new(observer)));
     }
 
     pub fn session(&mut self) -> &mut Session {
@@ -285,6 +313,9 @@ impl Engine {
                 }
                 _ => {}
             }
+            if let Some(observer) = &mut self.observer {
+                observer.0(&event, &self.session.reasons);
+            }
             self.tracker.add(event);
         }
         let now = now_ns();
@@ -330,15 +361,20 @@ impl Engine {
             self.xdp_looked_ns = suspect.time_ns;
             self.look_for_xdp();
         }
-        if !self.wire_since.contains_key(&netns) {
+        if !self.shed.wire && !self.wire_since.contains_key(&netns) {
             self.watch_wire(netns);
             self.just_in_time.insert(netns, 0);
         }
         if let Some(last) = self.just_in_time.get_mut(&netns) {
             *last = suspect.time_ns;
         }
+        if self.shed.samples {
+            return;
+        }
         let look = || queues::sample(suspect.tuple.destination, suspect.netns, suspect.time_ns);
+        let before = self.searches.total_ns();
         let sample = if suspect.asked { Some(look()) } else { self.searches.within(look) };
+        self.samplings_ns += self.searches.total_ns() - before;
         let Some(sample) = sample.filter(|sample| !sample.is_empty()) else { return };
         if let Some(known) = self.samples.get_mut(&suspect.sock) {
             known.truncate(SAMPLES);
@@ -358,7 +394,8 @@ impl Engine {
     fn name_rule(&mut self, drop: &mut Drop) {
         let frames = std::mem::take(&mut drop.frames);
         // What the packet filter drops comes with its stack.
-        if !self.session.reasons.is_drop(drop.reason, "NETFILTER_DROP") || drop.stack.is_empty() {
+        let by_filter = self.session.reasons.is_drop(drop.reason, "NETFILTER_DROP") && !drop.stack.is_empty();
+        if !by_filter || self.shed.samples {
             return;
         }
         let Some(symbol) = self.tracker.symbol(drop.location) else { return };
@@ -399,7 +436,7 @@ impl Engine {
 
     /// Looks for the owner of a datagram socket while it is still there.
     fn find_owner(&mut self, error: &mut SocketError) {
-        if error.owner.is_some() || self.follows {
+        if error.owner.is_some() || self.follows || self.shed.owners {
             return;
         }
         let found = self.searches.within(|| owners::find(&error.tuple, error.netns, None));

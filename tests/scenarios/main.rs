@@ -1,5 +1,6 @@
 //! The fault scenarios: one module a symptom, one table of scenarios each.
 
+mod agent;
 mod cli;
 mod drops;
 mod harness;
@@ -26,6 +27,7 @@ fn main() -> std::process::ExitCode {
         leak::SCENARIOS,
         healthy::SCENARIOS,
         cli::SCENARIOS,
+        agent::SCENARIOS,
         whose::SCENARIOS,
     ];
     netdiag_tests::scenario::main(&scenarios, skips::EXPECTED, samples::SAMPLES)

@@ -7,6 +7,7 @@
 //! Everything needs root. No packet leaves the namespaces that a scenario made.
 
 pub mod bpf;
+pub mod bpf_objects;
 pub mod clients;
 pub mod datagrams;
 pub mod dropping;

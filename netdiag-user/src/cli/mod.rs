@@ -1,10 +1,12 @@
 //! One file per subcommand; thin.
 
+mod agent;
 pub mod args;
 mod doctor;
 mod drops;
 mod events;
 mod explain;
+mod history;
 mod port;
 mod run;
 mod shell;
@@ -32,6 +34,8 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Sockets(args) => sockets::sockets(args, &cli.global),
         Command::Timewait(args) => timewait::timewait(args, &cli.global),
         Command::Port(args) => port::port(&args, &cli.global),
+        Command::Agent(args) => agent::agent(args, &cli.global),
+        Command::History(args) => history::history(args, &cli.global),
         Command::Explain(args) => explain::explain(args, &cli.global),
         Command::Doctor => doctor::doctor(&cli.global),
         Command::Completions(args) => shell::completions(args, &cli.global),

@@ -7,13 +7,12 @@ use std::path::Path;
 use anyhow::Context;
 use jiff::Timestamp;
 use netdiag::diagnoses::{self, Evidence};
-use netdiag::engine::Explained;
-use netdiag::filter::{Filter, Subject};
+use netdiag::engine::{Explained, matches};
+use netdiag::filter::Filter;
 use netdiag::output::{
     Clock, ConnectionReport, Folder, JsonLines, Look, Report, Sink as Pipe, Stream as Reader, Style, card,
     repeat_line, utf8_locale,
 };
-use netdiag::track::{Connection, Side};
 
 use super::args::{Format, Global};
 
@@ -242,10 +241,7 @@ impl Sink {
     }
 
     fn wants(&self, explained: &Explained) -> bool {
-        self.filter.as_ref().is_none_or(|filter| {
-            let connection = &explained.evidence.connection;
-            filter.matches(&Subjected { connection, explained: Some(explained) }) == Some(true)
-        })
+        self.filter.as_ref().is_none_or(|filter| matches(filter, explained))
     }
 
     fn save(&mut self, evidence: &Evidence) -> anyhow::Result<()> {
@@ -254,62 +250,5 @@ impl Sink {
             file.write_all(b"\n")?;
         }
         Ok(())
-    }
-}
-
-/// Whether a connection may match, as far as is known before it is explained.
-pub fn may_match(filter: &Filter, connection: &Connection) -> bool {
-    filter.matches(&Subjected { connection, explained: None }) != Some(false)
-}
-
-/// What a filter may ask about a connection.
-struct Subjected<'a> {
-    connection: &'a Connection,
-    explained: Option<&'a Explained>,
-}
-
-impl Subjected<'_> {
-    fn connection(&self) -> &Connection {
-        self.connection
-    }
-}
-
-impl Subject for Subjected<'_> {
-    fn protocol(&self) -> u8 {
-        self.connection().protocol
-    }
-
-    fn source(&self) -> Option<std::net::SocketAddr> {
-        let c = self.connection();
-        Some(if c.side == Side::Outbound { c.local } else { c.peer })
-    }
-
-    fn destination(&self) -> Option<std::net::SocketAddr> {
-        let c = self.connection();
-        Some(if c.side == Side::Outbound { c.peer } else { c.local })
-    }
-
-    fn hostname(&self) -> Option<&str> {
-        self.explained?.evidence.facts.hostname.as_deref()
-    }
-
-    fn pid(&self) -> Option<u32> {
-        self.connection().owner.as_ref().map(|owner| owner.pid)
-    }
-
-    fn comm(&self) -> Option<&str> {
-        self.connection().owner.as_ref().map(|owner| owner.comm.as_str())
-    }
-
-    fn netns(&self) -> Option<u32> {
-        Some(self.connection().netns)
-    }
-
-    fn netns_name(&self) -> Option<&str> {
-        self.explained?.evidence.facts.netns.as_ref()?.name.as_deref()
-    }
-
-    fn code(&self) -> Option<&str> {
-        self.explained?.diagnosis.as_ref().map(|(diagnosis, _)| diagnosis.code)
     }
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
-use netdiag::engine::{Engine, now_ns};
+use netdiag::engine::{Engine, may_match, now_ns};
 use netdiag::enrich::netns;
 use netdiag::filter::Filter;
 use netdiag::kernel::loader::Options;
@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 
 use super::args::{Global, WatchArgs};
 use super::events::{Signals, wait};
-use super::sink::{Sink, Stream, may_match};
+use super::sink::{Sink, Stream};
 use super::status::{OwnCost, Status};
 use super::{TRACES, say};
 

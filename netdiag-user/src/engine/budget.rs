@@ -8,6 +8,7 @@ use super::now_ns;
 pub(super) struct Budget {
     window: u64,
     spent_ns: u64,
+    total_ns: u64,
 }
 
 impl Budget {
@@ -23,13 +24,20 @@ impl Budget {
         let start = now_ns();
         let window = start / 1_000_000_000;
         if window != self.window {
-            *self = Self { window, spent_ns: 0 };
+            *self = Self { window, spent_ns: 0, total_ns: self.total_ns };
         }
         if self.spent_ns >= Self::A_SECOND_NS {
             return None;
         }
         let result = work();
-        self.spent_ns += now_ns().saturating_sub(start);
+        let spent = now_ns().saturating_sub(start);
+        self.spent_ns += spent;
+        self.total_ns += spent;
         Some(result)
+    }
+
+    /// All time that went into it.
+    pub(super) fn total_ns(&self) -> u64 {
+        self.total_ns
     }
 }

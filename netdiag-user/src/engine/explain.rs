@@ -35,6 +35,7 @@ impl Engine {
             missing: self.missing_for(wire),
             wire,
             wire_since_suspect: since.is_some(),
+            shed: self.shed.names(),
         };
         let leaked = leak::time_in_close_wait(&timeline, &connection.end, connection.end_ns)
             .is_some_and(|time| time >= leak::OLD);
@@ -83,7 +84,7 @@ impl Engine {
             return;
         }
         let look = || owners::find(&connection.tuple(), connection.netns, among.as_deref());
-        let found = self.searches.within(look);
+        let found = if self.shed.owners { None } else { self.searches.within(look) };
         let Some(found) = found.flatten() else {
             self.take_closer(connection);
             return;

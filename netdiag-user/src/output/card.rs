@@ -265,6 +265,9 @@ fn notes(report: &Report) -> Vec<String> {
             coverage.missing.join(", ")
         ));
     }
+    if !coverage.shed.is_empty() && report.confidence != Confidence::Certain {
+        notes.push(format!("given up to keep within the agent's budget: {}", coverage.shed.join(", ")));
+    }
     if !coverage.since && report.connection.call.is_none() {
         notes.push("seen only from the first sign of trouble on, not from its start".to_owned());
     }

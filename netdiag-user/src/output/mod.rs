@@ -17,6 +17,7 @@ mod icmp;
 mod json;
 mod owner;
 mod page;
+mod past;
 mod path;
 mod report;
 mod sink;
@@ -41,6 +42,7 @@ pub use fold::Folder;
 pub use json::JsonLines;
 pub use owner::{KeeperReport, keeper_text};
 pub use page::page;
+pub use past::{Gap, PastHead, PastSummary, problem};
 pub use report::{
     ConnectionPart, CoveragePart, Endpoint, FirewallPart, Head, ProcessPart, Report, Translated,
 };

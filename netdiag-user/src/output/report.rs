@@ -118,6 +118,17 @@ impl ConnectionPart {
         }
     }
 
+    /// The IP protocol number (IANA).
+    pub fn protocol_number(&self) -> u8 {
+        match self.protocol.as_str() {
+            "tcp" => protocol::TCP,
+            "udp" => protocol::UDP,
+            "icmp" if self.peer.address.is_ipv6() => protocol::ICMPV6,
+            "icmp" => protocol::ICMP,
+            other => other.parse().unwrap_or(0),
+        }
+    }
+
     pub(super) fn is_inbound(&self) -> bool {
         self.direction == "inbound"
     }
@@ -278,6 +289,9 @@ pub struct CoveragePart {
     pub wire: bool,
     /// Packets on the wire were watched from the first SYN retransmit on.
     pub wire_since_suspect: bool,
+    /// What the agent did without to keep within its budget: `wire`, `samples`, `owners`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shed: Vec<String>,
 }
 
 impl CoveragePart {
@@ -289,6 +303,7 @@ impl CoveragePart {
             lost_steps: connection.lost_steps,
             wire: coverage.wire,
             wire_since_suspect: coverage.wire_since_suspect,
+            shed: coverage.shed.clone(),
         }
     }
 }
@@ -378,7 +393,11 @@ impl Report {
     /// Who and to whom: `curl[4213] → 10.1.2.3:8080`, `nginx[99] at 10.1.2.3:443 ← 10.0.9.9:51234`,
     /// `nginx[99] on 0.0.0.0:80`.
     pub fn subject(&self) -> String {
-        let who = ProcessPart::label(self.process.as_ref());
+        self.subject_of(&ProcessPart::label(self.process.as_ref()))
+    }
+
+    /// The same of another name for the process.
+    pub(super) fn subject_of(&self, who: &str) -> String {
         let connection = &self.connection;
         if !connection.has_peer() {
             return format!("{who} on {}", connection.end_text(connection.local));

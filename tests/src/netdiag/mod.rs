@@ -1,5 +1,6 @@
 //! The program under test: started, stopped, and its report read.
 
+mod agent;
 mod drops;
 mod report;
 mod run;
@@ -8,6 +9,7 @@ mod watch;
 
 use std::path::{Path, PathBuf};
 
+pub use agent::{Agent, Answer, Home};
 pub use drops::{Drop, Drops, DropsReport};
 pub use report::{Diagnosis, Report};
 pub use run::Run;
