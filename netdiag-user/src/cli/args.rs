@@ -125,8 +125,8 @@ pub struct RunArgs {
     /// Let nftables trace packets that are dropped by a rule which the kernel does not name otherwise
     ///
     /// For that netdiag adds a table of its own, netdiag_trace_PID, to nftables in the network namespace of the drop, with
-    /// `meta nftrace set 1` for that flow alone, and the copy of the packet that is sent again names the rule exactly. The
-    /// table is gone when netdiag ends, also if it is killed. Nothing is added while the kernel names the rule itself.
+    /// `meta nftrace set 1` for that flow alone, if it is one that was asked for, and the copy of the packet that is sent
+    /// again names the rule exactly. The table is gone when netdiag ends, also if it is killed. Nothing is added while the kernel names the rule itself.
     #[arg(long)]
     pub trace_rules: bool,
     /// Append the evidence of each connection that failed to this file, one JSON object a line
@@ -164,8 +164,8 @@ pub struct WatchArgs {
     /// Let nftables trace packets that are dropped by a rule which the kernel does not name otherwise
     ///
     /// For that netdiag adds a table of its own, netdiag_trace_PID, to nftables in the network namespace of the drop, with
-    /// `meta nftrace set 1` for that flow alone, and the copy of the packet that is sent again names the rule exactly. The
-    /// table is gone when netdiag ends, also if it is killed. Nothing is added while the kernel names the rule itself.
+    /// `meta nftrace set 1` for that flow alone, if it is one that was asked for, and the copy of the packet that is sent
+    /// again names the rule exactly. The table is gone when netdiag ends, also if it is killed. Nothing is added while the kernel names the rule itself.
     #[arg(long)]
     pub trace_rules: bool,
     /// Append the evidence of each connection that failed to this file, one JSON object a line

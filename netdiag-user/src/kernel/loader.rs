@@ -1,5 +1,7 @@
 //! Loads the object and attaches what this kernel allows.
 
+use std::net::{IpAddr, SocketAddr};
+
 use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
 use aya::{Ebpf, EbpfLoader};
 use netdiag_ebpf::config::{ERRNO_WORDS, FLAG_ALL, FLAG_RESET_REASON, FLAG_TRACK_PROCESSES};
@@ -60,6 +62,7 @@ pub struct Session {
     ebpf: Ebpf,
     counters: PerCpuArray<MapData, [u64; COUNTER_COUNT]>,
     tracked: BpfHashMap<MapData, u32, u8>,
+    interest: BpfHashMap<MapData, [u8; INTEREST_KEY], u8>,
     pub probes: Vec<ProbeState>,
     pub reasons: Reasons,
     pub offsets: Offsets,
@@ -101,6 +104,7 @@ impl Session {
             .load(OBJECT)?;
         let counters = PerCpuArray::try_from(take_map(&mut ebpf, "COUNTERS")?)?;
         let tracked = BpfHashMap::try_from(take_map(&mut ebpf, "TRACKED")?)?;
+        let interest = BpfHashMap::try_from(take_map(&mut ebpf, "INTEREST")?)?;
         let watched = BpfHashMap::try_from(take_map(&mut ebpf, "WATCHED_NETNS")?)?;
         let ring = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)?;
         let peek = Peek::new(take_map(&mut ebpf, "PEEKED")?)?;
@@ -110,6 +114,7 @@ impl Session {
             ebpf,
             counters,
             tracked,
+            interest,
             probes: Vec::new(),
             reasons,
             offsets,
@@ -154,6 +159,12 @@ impl Session {
         self.tracked.get(&tgid, 0).is_ok()
     }
 
+    /// Whether packets of this remote end matter, to whichever of this machine's ends: a followed process, or one of
+    /// all that were asked for, has a TCP connection there.
+    pub fn is_asked_end(&self, remote: SocketAddr) -> bool {
+        self.interest.get(&interest_key(remote), 0).is_ok()
+    }
+
     /// Whether a connection is open that was asked for.
     pub fn has_open_asked(&self) -> bool {
         self.counters().is_ok_and(|counts| counts.get(Counter::Asked) > counts.get(Counter::AskedDone))
@@ -192,6 +203,26 @@ impl Session {
     pub fn programs(&self) -> impl Iterator<Item = (&str, &aya::programs::Program)> {
         self.ebpf.programs()
     }
+}
+
+/// `Interest` of netdiag-ebpf/src/maps.rs: address, port, family, and no port of this machine's.
+const INTEREST_KEY: usize = 24;
+
+fn interest_key(remote: SocketAddr) -> [u8; INTEREST_KEY] {
+    let mut key = [0; INTEREST_KEY];
+    let family = match remote.ip().to_canonical() {
+        IpAddr::V4(address) => {
+            key[..4].copy_from_slice(&address.octets());
+            libc::AF_INET
+        }
+        IpAddr::V6(address) => {
+            key[..16].copy_from_slice(&address.octets());
+            libc::AF_INET6
+        }
+    };
+    key[16..18].copy_from_slice(&remote.port().to_ne_bytes());
+    key[18..20].copy_from_slice(&(family as u16).to_ne_bytes());
+    key
 }
 
 fn take_map(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map, KernelError> {

@@ -118,6 +118,7 @@ pub const SCENARIOS: &[Scenario] = &[
     S::hit("timeout.firewall-drop", "traced_rule_v4", || compared::traced_rule(V4)).needs(CURL_NFT),
     S::hit("timeout.firewall-drop", "traced_rule_v6", || compared::traced_rule(V6)).needs(CURL_NFT),
     S::hit("timeout.firewall-drop", "traced_policy", compared::traced_policy).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "traced_alone", compared::traced_alone).needs(NFT),
     S::hit("timeout.firewall-drop", "trace_leaves_nothing", compared::trace_leaves_nothing).needs(NFT),
     S::near_miss("timeout.firewall-drop", "rule_for_other_port", firewall::rule_for_other_port).needs(CURL_NFT),
     S::near_miss("timeout.firewall-drop", "rule_counts_and_accepts", firewall::rule_counts_and_accepts).needs(CURL_NFT),
