@@ -317,8 +317,7 @@ impl Engine {
     /// Asks the kernel which rule dropped a packet, while the rule is still there, and else the ruleset.
     fn name_rule(&mut self, drop: &mut Drop) {
         let frames = std::mem::take(&mut drop.frames);
-        // What the packet filter drops comes with its stack.
-        if !self.session.reasons.is_drop(drop.reason, "NETFILTER_DROP") || drop.stack.is_empty() {
+        if !self.session.reasons.is_drop(drop.reason, "NETFILTER_DROP") {
             return;
         }
         let Some(symbol) = self.tracker.symbol(drop.location) else { return };

@@ -53,8 +53,8 @@ pub struct Global {
     pub attach: Option<AttachBy>,
     /// Read nothing of the kernel's memory on demand
     ///
-    /// Which rule of nftables dropped a packet is then found by comparing the packet with the ruleset, as it is on
-    /// kernels that do not let their memory be read (lockdown).
+    /// netdiag reads it to confirm which rule of nftables dropped a packet. Without, the rule is found by comparing the
+    /// packet with the ruleset, which is never certain.
     #[arg(long, global = true)]
     pub no_peek: bool,
     /// No colours (NO_COLOR does the same)
