@@ -60,8 +60,8 @@ pub struct Global {
     pub attach: Option<AttachBy>,
     /// Read nothing of the kernel's memory on demand
     ///
-    /// Which rule of nftables dropped a packet is then found by comparing the packet with the ruleset, as it is on
-    /// kernels that do not let their memory be read (lockdown).
+    /// netdiag reads it to confirm which rule of nftables dropped a packet. Without, the rule is found by comparing the
+    /// packet with the ruleset, which is never certain.
     #[arg(long, global = true)]
     pub no_peek: bool,
     /// No colours (NO_COLOR does the same)
@@ -144,8 +144,8 @@ pub struct RunArgs {
     /// Let nftables trace packets that are dropped by a rule which the kernel does not name otherwise
     ///
     /// For that netdiag adds a table of its own, netdiag_trace_PID, to nftables in the network namespace of the drop, with
-    /// `meta nftrace set 1` for that flow alone, and the copy of the packet that is sent again names the rule exactly. The
-    /// table is gone when netdiag ends, also if it is killed. Nothing is added while the kernel names the rule itself.
+    /// `meta nftrace set 1` for that flow alone, if it is one that was asked for, and the copy of the packet that is sent
+    /// again names the rule exactly. The table is gone when netdiag ends, also if it is killed. Nothing is added while the kernel names the rule itself.
     #[arg(long)]
     pub trace_rules: bool,
     /// Append the evidence of each connection that failed to this file, one JSON object a line
@@ -183,8 +183,8 @@ pub struct WatchArgs {
     /// Let nftables trace packets that are dropped by a rule which the kernel does not name otherwise
     ///
     /// For that netdiag adds a table of its own, netdiag_trace_PID, to nftables in the network namespace of the drop, with
-    /// `meta nftrace set 1` for that flow alone, and the copy of the packet that is sent again names the rule exactly. The
-    /// table is gone when netdiag ends, also if it is killed. Nothing is added while the kernel names the rule itself.
+    /// `meta nftrace set 1` for that flow alone, if it is one that was asked for, and the copy of the packet that is sent
+    /// again names the rule exactly. The table is gone when netdiag ends, also if it is killed. Nothing is added while the kernel names the rule itself.
     #[arg(long)]
     pub trace_rules: bool,
     /// Append the evidence of each connection that failed to this file, one JSON object a line

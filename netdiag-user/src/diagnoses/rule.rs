@@ -58,11 +58,11 @@ pub(super) fn sentence(rule: &DropRule) -> String {
         (Basis::Kernel, false) => format!("It is {name}.{removed}"),
         (Basis::Trace, _) => format!("It is {name}, as a trace of this packet says.{removed}"),
         (Basis::Counter, _) => format!(
-            "It is probably {name}: the kernel does not say so itself, but of all that fits this packet only its \
+            "It is probably {name}. The kernel does not say so itself, but of all that fits this packet only its \
              counter grew when the packet was dropped.{removed}"
         ),
         (Basis::Matching, _) => format!(
-            "It is probably {name}: the kernel does not say so itself, but of the ruleset nothing else that drops fits \
+            "It is probably {name}. The kernel does not say so itself, but of the ruleset nothing else that drops fits \
              this packet.{removed}"
         ),
     }

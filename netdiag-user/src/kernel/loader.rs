@@ -1,5 +1,7 @@
 //! Loads the object and attaches what this kernel allows.
 
+use std::net::{IpAddr, SocketAddr};
+
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
 use aya::{Ebpf, EbpfLoader};
 use netdiag_ebpf::config::{
@@ -67,6 +69,7 @@ pub struct Session {
     tracked: BpfHashMap<MapData, u32, u8>,
     drops: DropMaps,
     places: Array<MapData, Places>,
+    interest: BpfHashMap<MapData, [u8; INTEREST_KEY], u8>,
     pub probes: Vec<ProbeState>,
     pub reasons: Reasons,
     pub offsets: Offsets,
@@ -84,6 +87,7 @@ impl Session {
         let Loaded { mut ebpf, offsets, reasons, ids, changed } = load(options, &[("TIME_WAIT_OWNERS", 1)])?;
         let counters = PerCpuArray::try_from(take_map(&mut ebpf, "COUNTERS")?)?;
         let tracked = BpfHashMap::try_from(take_map(&mut ebpf, "TRACKED")?)?;
+        let interest = BpfHashMap::try_from(take_map(&mut ebpf, "INTEREST")?)?;
         let watched = BpfHashMap::try_from(take_map(&mut ebpf, "WATCHED_NETNS")?)?;
         let ring = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)?;
         let drops = DropMaps::new(take_map(&mut ebpf, "DROP_TOTALS")?, take_map(&mut ebpf, "LIMITS")?)?;
@@ -97,6 +101,7 @@ impl Session {
             tracked,
             drops,
             places,
+            interest,
             probes: Vec::new(),
             reasons,
             offsets,
@@ -156,6 +161,12 @@ impl Session {
         self.tracked.get(&tgid, 0).is_ok()
     }
 
+    /// Whether packets of this remote end matter, to whichever of this machine's ends: a followed process, or one of
+    /// all that were asked for, has a TCP connection there.
+    pub fn is_asked_end(&self, remote: SocketAddr) -> bool {
+        self.interest.get(&interest_key(remote), 0).is_ok()
+    }
+
     /// Whether a connection is open that was asked for.
     pub fn has_open_asked(&self) -> bool {
         self.counters().is_ok_and(|counts| counts.get(Counter::Asked) > counts.get(Counter::AskedDone))
@@ -207,6 +218,26 @@ impl Session {
     pub fn programs(&self) -> impl Iterator<Item = (&str, &aya::programs::Program)> {
         self.ebpf.programs()
     }
+}
+
+/// `Interest` of netdiag-ebpf/src/maps.rs: address, port, family, and no port of this machine's.
+const INTEREST_KEY: usize = 24;
+
+fn interest_key(remote: SocketAddr) -> [u8; INTEREST_KEY] {
+    let mut key = [0; INTEREST_KEY];
+    let family = match remote.ip().to_canonical() {
+        IpAddr::V4(address) => {
+            key[..4].copy_from_slice(&address.octets());
+            libc::AF_INET
+        }
+        IpAddr::V6(address) => {
+            key[..16].copy_from_slice(&address.octets());
+            libc::AF_INET6
+        }
+    };
+    key[16..18].copy_from_slice(&remote.port().to_ne_bytes());
+    key[18..20].copy_from_slice(&(family as u16).to_ne_bytes());
+    key
 }
 
 /// The object with its maps, and what is needed to attach its programs.

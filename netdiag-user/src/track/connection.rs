@@ -147,6 +147,11 @@ impl Connection {
         }
     }
 
+    /// One of which no more is known than a packet of it.
+    pub fn of_flow(tuple: Tuple, netns: u32, time_ns: u64) -> Self {
+        Self::at_once(tuple, netns, time_ns, End::SocketError)
+    }
+
     /// Local end as source.
     pub fn tuple(&self) -> Tuple {
         Tuple { protocol: self.protocol, source: self.local, destination: self.peer }

@@ -294,7 +294,8 @@ pub fn traced_rule(family: Family) -> Result<()> {
         .has("/firewall/basis", "trace")?
         .has("/firewall/candidates", ())?;
     ensure!(report.stderr.contains("netdiag_trace_"), "it does not say what it adds\n{}", report.dump());
-    ensure!(tables(&net)? == before, "{}", tables(&net)?);
+    let after = tables(&net)?;
+    ensure!(after == before, "tables were {before}, now are {after}");
     Ok(())
 }
 
@@ -306,6 +307,27 @@ pub fn traced_policy() -> Result<()> {
         .command(&curl(Family::V4.server(8080), PATIENCE))?;
     let diagnosis = report.exits(28)?.the_only("timeout.firewall-drop")?.certain()?;
     diagnosis.has("/firewall/policy", true)?.has("/firewall/exact", true)?.has("/firewall/chain", "c")?;
+    Ok(())
+}
+
+/// The command's flow is traced, and not that of somebody else to the same address in a network of its own.
+pub fn traced_alone() -> Result<()> {
+    let (net, other) = (alike(Family::V4)?, alike(Family::V4)?);
+    let before = tables(&other)?;
+    let address = Family::V4.server(8080);
+    let noise = other.client.spawn(&clients::steps(&format!("tcp connect={address},4000"))?)?;
+    let client = clients::steps(&format!("tcp connect={address},2500"))?;
+    let mut words = vec!["--no-peek", "run", "--trace-rules", "--"];
+    words.extend(client.iter().map(String::as_str));
+    let binary = netdiag_tests::netdiag::binary().context("no netdiag binary")?;
+    let binary = binary.to_string_lossy();
+    words.insert(0, &binary);
+    let traced = net.client.spawn(&words)?;
+    std::thread::sleep(Duration::from_millis(2000));
+    let (own, others) = (tables(&net)?, tables(&other)?);
+    ensure!(own.contains("netdiag_trace_"), "not traced: {own}");
+    ensure!(others == before, "traced as well: {others}");
+    drop((traced, noise));
     Ok(())
 }
 
@@ -332,7 +354,8 @@ pub fn trace_leaves_nothing() -> Result<()> {
     until(true)?;
     traced.signal(nix::sys::signal::Signal::SIGKILL)?;
     until(false)?;
-    ensure!(tables(&net)? == before, "{}", tables(&net)?);
+    let after = tables(&net)?;
+    ensure!(after == before, "tables were {before}, now are {after}");
     drop(traced);
 
     let named = net.client.spawn(&words("")?)?;

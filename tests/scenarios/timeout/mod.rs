@@ -121,6 +121,7 @@ pub const SCENARIOS: &[Scenario] = &[
     S::hit("timeout.firewall-drop", "traced_rule_v4", || compared::traced_rule(V4)).needs(CURL_NFT),
     S::hit("timeout.firewall-drop", "traced_rule_v6", || compared::traced_rule(V6)).needs(CURL_NFT),
     S::hit("timeout.firewall-drop", "traced_policy", compared::traced_policy).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "traced_alone", compared::traced_alone).needs(NFT),
     S::hit("timeout.firewall-drop", "trace_leaves_nothing", compared::trace_leaves_nothing).needs(NFT),
     S::hit("timeout.firewall-drop", "rule_added_meanwhile", changed::rule_added).needs(NFT),
     S::hit("timeout.firewall-drop", "another_rule_added_meanwhile", changed::other_changes).needs(NFT),

@@ -142,8 +142,19 @@ pub fn policy_behind_a_verdict_map() -> Result<()> {
     in_output(&output_chain("", "policy drop; tcp dport vmap { 22 : accept, 25 : drop }"), "c", None)
 }
 
+/// On some kernels the frames do not tell it; then it is found by comparing.
 pub fn policy_after_return() -> Result<()> {
-    in_output(&output_chain("", "policy drop; tcp dport 8080 return; accept;"), "c", None)
+    let net = Topology::new()?;
+    net.client.nft(&output_chain("", "policy drop; tcp dport 8080 return; accept;"))?;
+    let report = net.netdiag_run(&curl(Family::V4.server(8080), PATIENCE))?;
+    let diagnosis = report.exits(28)?.the_only("timeout.firewall-drop")?;
+    let exact = diagnosis.at("/firewall/exact") == true;
+    happened_in(diagnosis, &net.client)?
+        .has("/confidence", if exact { "certain" } else { "likely" })?
+        .has("/firewall/table", "fw")?
+        .has("/firewall/chain", "c")?
+        .has("/firewall/policy", true)?;
+    Ok(())
 }
 
 pub fn ingress(family: Family) -> Result<()> {

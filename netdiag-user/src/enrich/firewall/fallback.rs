@@ -40,7 +40,8 @@ enum Ruleset {
 struct Reading {
     /// When it was begun, `CLOCK_MONOTONIC`.
     taken_ns: u64,
-    ruleset: Ruleset,
+    /// `None`: there is none, or it cannot be read.
+    ruleset: Option<Ruleset>,
 }
 
 #[derive(Debug, Default)]
@@ -93,7 +94,8 @@ impl Fallback {
         let source = Source::Legacy { v4: rule.family == "ip" };
         self.read(inode, source, now_ns.saturating_sub(TRUSTED_NS), 0, now_ns);
         let reading = self.known.get(&(inode, source)).and_then(|readings| readings.now.as_ref());
-        let (Some(Ruleset::Saved(saved)), Some(text)) = (reading.map(|reading| &reading.ruleset), &rule.text)
+        let (Some(Ruleset::Saved(saved)), Some(text)) =
+            (reading.and_then(|reading| reading.ruleset.as_ref()), &rule.text)
         else {
             return;
         };
@@ -118,16 +120,19 @@ impl Fallback {
         }
         let readings = self.known.entry((inode, source)).or_default();
         readings.before = readings.now.take();
-        readings.now = ruleset.map(|ruleset| Reading { taken_ns: now_ns, ruleset });
+        readings.now = Some(Reading { taken_ns: now_ns, ruleset });
     }
 }
 
 impl Reading {
     fn candidates(&self, source: Source, subject: &Subject<'_>) -> Vec<Found> {
         let chains: Chains = match (&self.ruleset, source) {
-            (Ruleset::Saved(saved), Source::Legacy { v4: true }) => xtables::chains(saved, "ip", subject),
-            (Ruleset::Saved(saved), _) => xtables::chains(saved, "ip6", subject),
-            (Ruleset::Listed(listing), _) => nft::chains(listing, subject),
+            (Some(Ruleset::Saved(saved)), Source::Legacy { v4: true }) => {
+                xtables::chains(saved, "ip", subject)
+            }
+            (Some(Ruleset::Saved(saved)), _) => xtables::chains(saved, "ip6", subject),
+            (Some(Ruleset::Listed(listing)), _) => nft::chains(listing, subject),
+            (None, _) => return Vec::new(),
         };
         chains.candidates()
     }
@@ -213,7 +218,7 @@ mod tests {
     /// What is found at 100 ns in these readings, by their time.
     fn found(before: Option<(u64, Ruleset)>, now: (u64, Ruleset)) -> Option<(Vec<u64>, Basis)> {
         let source = Source::Legacy { v4: true };
-        let reading = |(taken_ns, ruleset)| Reading { taken_ns, ruleset };
+        let reading = |(taken_ns, ruleset)| Reading { taken_ns, ruleset: Some(ruleset) };
         let readings = Readings { now: Some(reading(now)), before: before.map(reading) };
         let mut fallback = Fallback { known: HashMap::from([((1, source), readings)]) };
         let packet = packet();

@@ -36,6 +36,7 @@ use trace::Tracers;
 use verdict::{Question, Site, Verdict};
 
 use crate::enrich::changes::RuleName;
+use crate::enrich::reach::Reach;
 use crate::kernel::btf::Btf;
 use crate::kernel::peek::Pages;
 use crate::probes::{Drop, DropRule, Engine, Frames, Snapshot};
@@ -57,6 +58,8 @@ pub struct Firewall {
     fallback: Fallback,
     /// `None` unless the user asked for it.
     tracers: Option<Tracers>,
+    /// Whether links join two namespaces; asked for only where packets are traced.
+    joined: HashMap<(u64, u64), bool>,
 }
 
 /// Where the kernel frees what a rule drops: nftables itself, or the caller of every other filter.
@@ -104,6 +107,18 @@ impl Firewall {
     /// From now on has nftables trace the packets of flows whose rule is not known: that takes tables of netdiag's own.
     pub fn trace(&mut self) {
         self.tracers.get_or_insert_default();
+    }
+
+    /// Whether it does.
+    pub fn traces(&self) -> bool {
+        self.tracers.is_some()
+    }
+
+    /// Whether packets of one namespace can come to another, as far as links decide.
+    pub fn joins(&mut self, one: u64, other: u32) -> bool {
+        let other = other.into();
+        let joined = || Reach::from(one).includes(other);
+        one == other || *self.joined.entry((one, other)).or_insert_with(joined)
     }
 
     /// Takes the rule from the trace of the packet; without one, packets of that flow are traced from now on.
