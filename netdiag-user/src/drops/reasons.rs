@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use crate::probes::Tuple;
+use crate::probes::{Packet, protocol};
 
 /// What a drop is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -191,21 +191,35 @@ pub fn of_reason(reason: &str) -> (Class, &'static str) {
 }
 
 /// What a drop for this reason in this function is, and its meaning in words.
-pub fn class(reason: &str, symbol: Option<&str>, tuple: &Tuple) -> (Class, &'static str) {
+pub fn class(reason: &str, symbol: Option<&str>, packet: &Packet) -> (Class, &'static str) {
     let is_there = |(name, at, ..): &&(&str, &str, Class, &str)| *name == reason && Some(*at) == symbol;
     let (class, meaning) = match PLACES.iter().find(is_there) {
         Some((_, _, class, meaning)) => (*class, *meaning),
         None => of_reason(reason),
     };
-    let (from, to) = (tuple.source.ip(), tuple.destination.ip());
-    // ip_route_input_rcu() and ip6_forward() give one reason for several things; the addresses tell them apart.
+    let (from, to) = (packet.tuple.source.ip(), packet.tuple.destination.ip());
+    // ip_route_input_rcu() and ip6_forward() give one reason for several things; addresses tell them apart.
     match class {
         MARTIAN if to.is_multicast() && !is_source_at_fault(reason, from) => (NORMAL, NOT_JOINED),
         FORWARDING if !can_be_source(from) || to.is_unspecified() => {
             (MARTIAN, "its addresses cannot be those of a packet that is passed on")
         }
+        // A SYN that meets these is lost. What comes late, out of order, is no loss: TCP has said all, and answers it.
+        OTHER if is_late(packet) && reason == "TCP_FLAGS" => {
+            (NORMAL, "late, for a connection that has ended; the listener answered with RST")
+        }
+        OTHER if is_late(packet) && reason == "TCP_RFC7323_TW_PAWS" => {
+            (NORMAL, "an old segment for a connection in TIME_WAIT")
+        }
         as_it_is => (as_it_is, meaning),
     }
+}
+
+/// A segment within a connection, as far as its flags tell.
+fn is_late(packet: &Packet) -> bool {
+    const SYN: u8 = 0x02;
+    const ACK: u8 = 0x10;
+    packet.tuple.protocol == protocol::TCP && packet.flags & (SYN | ACK) == ACK
 }
 
 fn is_source_at_fault(reason: &str, from: IpAddr) -> bool {

@@ -24,7 +24,7 @@ pub(crate) fn dropped(reason: &str, symbol: &str) -> Dropped {
         interface: "eth0".into(),
         netns: 0xF000_0001,
     };
-    let (class, meaning) = class(reason, Some(symbol), &tuple);
+    let (class, meaning) = class(reason, Some(symbol), &packet);
     Dropped {
         time_ns: 1_000_000_000,
         reason: 12,

@@ -7,7 +7,7 @@ use crate::diagnoses;
 use crate::filter::Filter;
 use crate::kernel::drops::Total;
 use crate::kernel::reasons::NO_LOSS;
-use crate::probes::Tuple;
+use crate::probes::{Packet, Tuple};
 
 fn code(reason: &str, symbol: &str) -> Option<&'static str> {
     dropped(reason, symbol).class.code()
@@ -71,7 +71,8 @@ fn a_place_tells_what_a_reason_does_not() {
 fn addresses_tell_what_a_reason_does_not() {
     let code = |reason: &str, from: &str, to: &str| {
         let tuple = Tuple { protocol: 17, source: from.parse().unwrap(), destination: to.parse().unwrap() };
-        class(reason, None, &tuple).0.code()
+        let packet = Packet { tuple, ..dropped(reason, "f").packet };
+        class(reason, None, &packet).0.code()
     };
     // Nobody here joined the group: that is no loss. Its source may be wrong all the same.
     assert_eq!(code("IP_INVALID_DEST", "10.0.0.1:1", "239.1.1.1:1"), None);
@@ -82,6 +83,20 @@ fn addresses_tell_what_a_reason_does_not() {
     assert_eq!(code("IP_INADDRERRORS", "[fd77::1]:1", "[fd78::1]:1"), Some("drop.forwarding-disabled"));
     assert_eq!(code("IP_INADDRERRORS", "[ff02::1]:1", "[fd78::1]:1"), Some("drop.martian"));
     assert_eq!(code("IP_INADDRERRORS", "[fd77::1]:1", "[::]:1"), Some("drop.martian"));
+}
+
+#[test]
+fn flags_tell_what_a_reason_does_not() {
+    let code = |reason: &str, flags: u8| {
+        let packet = Packet { flags, ..dropped(reason, "f").packet };
+        class(reason, Some("f"), &packet).0.code()
+    };
+    let (syn, ack, fin_ack, fin) = (0x02, 0x10, 0x11, 0x01);
+    for reason in ["TCP_FLAGS", "TCP_RFC7323_TW_PAWS"] {
+        let codes = [syn, ack, fin_ack, fin].map(|flags| code(reason, flags));
+        assert_eq!(codes, [Some("drop.other"), None, None, Some("drop.other")], "{reason}");
+    }
+    assert_eq!(code("TCP_RFC7323_PAWS", ack), Some("drop.other"));
 }
 
 fn totals(groups: &Groups, all: u64, unparsed: u64) -> Vec<ReasonTotal> {

@@ -48,7 +48,7 @@ impl Engine {
         let hook = hook_of(&stack);
         let reason_name = self.session.reasons.drop_name(drop.reason);
         let symbol = self.tracker.symbol(drop.location);
-        let (class, meaning) = class(&reason_name, symbol.as_deref(), &drop.packet.tuple);
+        let (class, meaning) = class(&reason_name, symbol.as_deref(), &drop.packet);
         let searches = &mut self.searches;
         let way = if class.is_normal() {
             Way::CameIn
