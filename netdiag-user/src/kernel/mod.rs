@@ -7,6 +7,7 @@ pub mod capabilities;
 pub mod counters;
 mod error;
 pub mod loader;
+mod misses;
 pub mod offsets;
 pub mod peek;
 pub mod reasons;
