@@ -432,17 +432,20 @@ impl Engine {
         if recent {
             return;
         }
-        let Ok(counts) = self.session.counters() else { return };
+        let Some(lost) = self.lost_so_far() else { return };
         if self.lost.len() >= LOST_SAMPLES {
             self.lost.pop_front();
         }
-        self.lost.push_back((now, counts.lost()));
+        self.lost.push_back((now, lost));
+    }
+
+    fn lost_so_far(&self) -> Option<u64> {
+        Some(self.session.counters().ok()?.lost() + self.session.missed())
     }
 
     fn lost_since(&mut self, start_ns: u64) -> u64 {
-        let session = &self.session;
-        let read = || session.counters().map(|counts| counts.lost()).unwrap_or(0);
-        let now = *self.lost_now.get_or_insert_with(read);
+        let now = self.lost_now.or_else(|| self.lost_so_far()).unwrap_or(0);
+        self.lost_now = Some(now);
         let before = self.lost.iter().rev().find(|(time, _)| *time <= start_ns).map_or(0, |(_, lost)| *lost);
         now.saturating_sub(before)
     }

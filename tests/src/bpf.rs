@@ -45,14 +45,22 @@ pub fn link_to_interface(program: &OwnedFd, ifindex: u32, attach_type: u64) -> R
         .context("attaching a program to an interface")
 }
 
-/// As generic XDP: after the driver, which need not know of XDP.
+/// How an XDP program runs: `XDP_FLAGS_*` of include/uapi/linux/if_link.h.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Xdp {
+    /// After the driver, which need not know of XDP.
+    Generic = 2,
+    /// In the driver.
+    Native = 4,
+}
+
+/// Attaches a program as XDP.
 ///
 /// # Errors
 /// When the kernel refuses it.
-pub fn link_as_generic_xdp(program: &OwnedFd, ifindex: u32) -> Result<OwnedFd> {
-    /// `XDP_FLAGS_SKB_MODE`, include/uapi/linux/if_link.h
-    const GENERIC: u64 = 2;
-    link_to_interface(program, ifindex, XDP | GENERIC << 32)
+pub fn link_as_xdp(program: &OwnedFd, ifindex: u32, way: Xdp) -> Result<OwnedFd> {
+    link_to_interface(program, ifindex, XDP | (way as u64) << 32)
 }
 
 /// Attaches a program to a control group.

@@ -64,6 +64,8 @@ impl Status {
             .map(|(counter, cause)| Lost { cause: (*cause).to_owned(), records: counters.get(*counter) })
             .collect();
         lost.push(Lost { cause: "not understood".to_owned(), records: engine.undecoded() });
+        let cause = "missed while a program was at work".to_owned();
+        lost.push(Lost { cause, records: engine.session().missed() });
         let cause = "changes of the network: too many at once".to_owned();
         lost.push(Lost { cause, records: engine.changes_lost() });
         let probes = engine.session().probes.iter().map(|state| Probe {

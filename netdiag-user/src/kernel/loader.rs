@@ -19,7 +19,7 @@ use super::peek::{Memory, Peek};
 use super::reasons::Reasons;
 use super::registry::{ARGUMENTS, Attach, Family, PROBES, Probe, Use, Way, Weight};
 use super::wire::{Outcome, Wire};
-use super::{KernelError, attach_ids, capabilities, offsets};
+use super::{KernelError, attach_ids, capabilities, misses, offsets};
 use crate::enrich::netns;
 
 /// The eBPF object, compiled from netdiag-ebpf by build.rs.
@@ -187,6 +187,11 @@ impl Session {
             // What cannot be taken away goes on, and counts a little more.
             let _ = attach::unload(program);
         }
+    }
+
+    /// Events that programs did not see because they were at work; see [`super::misses`].
+    pub fn missed(&self) -> u64 {
+        self.ebpf.programs().map(|(_, program)| misses::of(program)).sum()
     }
 
     /// What this kernel, or the user's choice of hooks, does not let netdiag see.

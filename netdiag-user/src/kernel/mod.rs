@@ -8,6 +8,7 @@ pub mod counters;
 pub mod drops;
 mod error;
 pub mod loader;
+mod misses;
 pub mod offsets;
 pub mod peek;
 pub mod reasons;

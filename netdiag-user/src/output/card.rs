@@ -9,7 +9,10 @@ use super::report::{FirewallPart, Report};
 use super::style::{Look, Tone, columns, wrap};
 use super::timeline;
 use crate::diagnoses::{Confidence, NextStep};
+use crate::enrich::droppers::BpfProgram;
 
+/// Programs of which one dropped the packet that are shown.
+const MAX_PROGRAMS: usize = 3;
 /// Where the text of a labelled row begins.
 const LABEL: usize = 9;
 /// Where the code begins if the cause is shorter.
@@ -31,6 +34,8 @@ pub fn card(report: &Report, look: &Look) -> String {
     if let Some(firewall) = &report.firewall {
         card.row("rule", &rules(firewall));
     }
+    let programs: Vec<String> = report.programs.iter().take(MAX_PROGRAMS).map(BpfProgram::text).collect();
+    card.row("program", &programs);
     let when: Vec<String> =
         timeline::rows(report).into_iter().map(|(time, text)| format!("{time}  {text}")).collect();
     card.row("when", &when);

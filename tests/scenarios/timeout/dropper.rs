@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 
 use anyhow::{Result, ensure};
+use netdiag_tests::bpf::Xdp;
 use netdiag_tests::dropping::{self, Port};
 use netdiag_tests::net::{Family, Namespace, Topology};
 use netdiag_tests::netdiag::Diagnosis;
@@ -91,16 +92,17 @@ pub fn tc_drops_the_answer() -> Result<()> {
     Ok(())
 }
 
-pub fn xdp_of_the_server(family: Family) -> Result<()> {
+pub fn xdp_of_the_server(family: Family, way: Xdp) -> Result<()> {
     let net = Topology::new()?;
     let program = dropping::for_xdp(family, Port::Destination(8080))?;
-    let attach = |index| bpf::link_as_generic_xdp(&program, index);
+    let attach = |index| bpf::link_as_xdp(&program, index, way);
     let _link = inside(&net.server, "eth0", attach)?;
     let _server = servers::echo(&net.server, family.server(8080))?;
     let report = run_steps(&net, &impatient(family.server(8080)))?;
     let diagnosis = report.exits(3)?.the_only(BPF)?.has("/confidence", "likely")?.errno(None)?;
     let diagnosis = happened_in(names_the_program(diagnosis)?, &net.server)?;
-    diagnosis.has("/where/stage", "xdp")?.has("/programs/0/attached", "XDP, generic")?;
+    let how = if way == Xdp::Generic { "XDP, generic" } else { "XDP, native" };
+    diagnosis.has("/where/stage", "xdp")?.has("/programs/0/attached", how)?;
     Ok(())
 }
 
@@ -136,7 +138,7 @@ pub fn another_port() -> Result<()> {
     let tc = dropping::for_tc(Family::V4, Port::Destination(8081))?;
     filter(&net.client, "eth0", "egress", &tc)?;
     let xdp = dropping::for_xdp(Family::V4, Port::Destination(8081))?;
-    let _link = inside(&net.server, "eth0", |index| bpf::link_as_generic_xdp(&xdp, index))?;
+    let _link = inside(&net.server, "eth0", |index| bpf::link_as_xdp(&xdp, index, Xdp::Generic))?;
     let _server = servers::http(&net.server, address)?;
     net.netdiag_run(&clients::curl(address, 2.5))?.exits(0)?.nothing()?;
     Ok(())

@@ -12,6 +12,7 @@ mod rule;
 mod silence;
 
 use anyhow::{Result, ensure};
+use netdiag_tests::bpf::Xdp;
 use netdiag_tests::net::Family::{V4, V6};
 use netdiag_tests::net::{Namespace, Topology};
 use netdiag_tests::netdiag::Diagnosis;
@@ -140,8 +141,9 @@ pub const SCENARIOS: &[Scenario] = &[
     S::hit("timeout.bpf-drop", "tc_v6", || dropper::tc_filter(V6)),
     S::hit("timeout.bpf-drop", "tcx_of_the_router", dropper::tcx_of_the_router),
     S::hit("timeout.bpf-drop", "tc_drops_the_answer", dropper::tc_drops_the_answer),
-    S::hit("timeout.bpf-drop", "xdp_of_the_server_v4", || dropper::xdp_of_the_server(V4)),
-    S::hit("timeout.bpf-drop", "xdp_of_the_server_v6", || dropper::xdp_of_the_server(V6)),
+    S::hit("timeout.bpf-drop", "xdp_of_the_server_v4", || dropper::xdp_of_the_server(V4, Xdp::Generic)),
+    S::hit("timeout.bpf-drop", "xdp_of_the_server_v6", || dropper::xdp_of_the_server(V6, Xdp::Generic)),
+    S::hit("timeout.bpf-drop", "native_xdp_of_the_server", || dropper::xdp_of_the_server(V4, Xdp::Native)),
     S::hit("timeout.bpf-drop", "control_group_v4", || dropper::control_group(V4)),
     S::hit("timeout.bpf-drop", "control_group_v6", || dropper::control_group(V6)),
     S::hit("timeout.bpf-drop", "control_group_rejects_the_answer", dropper::control_group_rejects_the_answer),

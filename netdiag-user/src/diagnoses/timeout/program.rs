@@ -4,7 +4,7 @@ use super::super::words::how_it_ended;
 use super::super::{FirewallFact, Stage};
 use super::dropped::{Drop, accepted_answer, ended_it, last_drop};
 use super::{Confidence, Evidence, Finding, Verdict, Where, WhereSide, enter, where_phrase};
-use crate::enrich::droppers::{BpfProgram, Dropper, Spot};
+use crate::enrich::droppers::{BpfProgram, Dropper, ProgramHolder, Spot};
 use crate::track::Hook;
 
 /// A packet that mattered, dropped where programs and filters are; `None` for the queues.
@@ -77,7 +77,8 @@ pub(super) fn bpf_drop(evidence: &Evidence) -> Verdict {
     for (text, command) in list(spot, &drop, &ns, filters) {
         finding = finding.next(text, command);
     }
-    let holders: Vec<String> = programs.iter().flat_map(|program| &program.holders).map(holder).collect();
+    let holders: Vec<String> =
+        programs.iter().flat_map(|program| &program.holders).map(ProgramHolder::label).collect();
     finding = match holders.first() {
         Some(first) => finding.advise(format!("ask whoever runs {first} why it drops this; its own rules decide")),
         None => finding.advise(
@@ -127,25 +128,9 @@ fn on(drop: &Drop, evidence: &Evidence) -> String {
     format!("{on}{}", where_phrase(evidence, drop.place))
 }
 
-fn holder(holder: &crate::enrich::droppers::ProgramHolder) -> String {
-    format!("{}[{}]", holder.comm, holder.pid)
-}
-
 /// Which programs are there, and who loaded them, as far as that is known.
 fn whose(programs: &[BpfProgram], filters: &[String]) -> String {
-    let one = |program: &BpfProgram| {
-        let by = match (program.uid, &program.holders[..]) {
-            (uid, [first, rest @ ..]) => {
-                let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
-                let uid = uid.map_or_else(String::new, |uid| format!(", loaded by user {uid}"));
-                format!("held by {}{more}{uid}", holder(first))
-            }
-            (Some(uid), []) => format!("loaded by user {uid}, held by no process"),
-            (None, []) => "loaded by nobody that is known".to_owned(),
-        };
-        format!("{} ({}; {by})", program.label(), program.attached)
-    };
-    let list: Vec<String> = programs.iter().map(one).collect();
+    let list: Vec<String> = programs.iter().map(BpfProgram::text).collect();
     let filters = filters.join(", ");
     match (&list[..], filters.is_empty()) {
         ([], true) => "Which one it was is not known: none was found there afterwards.".to_owned(),
@@ -176,7 +161,6 @@ fn list(spot: Spot, drop: &Drop, ns: &str, filters: &[String]) -> Vec<(&'static 
 mod tests {
     use super::super::super::testing::{self, ACK, CLIENT_NETNS, Case, PEER_NETNS, SYN, there};
     use super::*;
-    use crate::enrich::droppers::ProgramHolder;
 
     const BPF: &str = "timeout.bpf-drop";
 

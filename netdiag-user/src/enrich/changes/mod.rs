@@ -22,6 +22,11 @@ use ruleset::Transaction;
 
 /// Namespaces that are watched at most; each has two sockets.
 const MAX_NAMESPACES: usize = 8;
+/// A namespace makes no room for others before it was not wanted for so long, and one that could not be watched is not
+/// tried again before: both cost a look at all processes.
+const PATIENCE_NS: u64 = 10_000_000_000;
+/// Namespaces that could not be watched, remembered for that.
+const MAX_REFUSED: usize = 64;
 /// Changes that are kept, of all namespaces together.
 const MAX_CHANGES: usize = 1024;
 /// Changes of one namespace that are read in a second; a router with all routes of the Internet has more.
@@ -59,6 +64,8 @@ struct Watched {
 #[derive(Debug, Default)]
 pub struct Changes {
     watched: Vec<Watched>,
+    /// Namespaces that could not be watched, and when.
+    refused: Vec<(u64, u64)>,
     /// Oldest first.
     seen: VecDeque<Seen>,
     lost: u64,
@@ -84,37 +91,34 @@ impl Changes {
             known.wanted_ns = now_ns;
             return;
         }
-        let Some(handle) = netns::find(inode) else { return };
-        let begin = || {
-            // First the subscription, then the state: nothing falls between.
-            let network = Subscription::new(SockProtocol::NetlinkRoute, network::GROUPS).ok()?;
-            let ruleset = Subscription::new(SockProtocol::NetlinkNetFilter, &[NFNLGRP_NFTABLES]).ok();
-            Some((network, ruleset, Known::read()))
-        };
-        let Ok(Some((network, ruleset, known))) = netns::enter(&handle, begin) else { return };
-        if self.watched.len() >= MAX_NAMESPACES {
-            let oldest = self.watched.iter().enumerate().skip(1).min_by_key(|(_, watched)| watched.wanted_ns);
-            if let Some(index) = oldest.map(|(index, _)| index) {
-                self.watched.remove(index);
+        let is_recent = |time_ns: u64| time_ns.saturating_add(PATIENCE_NS) > now_ns;
+        self.refused.retain(|(_, time_ns)| is_recent(*time_ns));
+        if self.refused.iter().any(|(netns, _)| *netns == inode) {
+            return;
+        }
+        let others = self.watched.iter().enumerate().skip(1);
+        let oldest = others.min_by_key(|(_, watched)| watched.wanted_ns);
+        let oldest = oldest.map(|(index, watched)| (index, watched.wanted_ns));
+        let room = (self.watched.len() >= MAX_NAMESPACES).then_some(oldest).flatten();
+        if room.is_some_and(|(_, wanted_ns)| is_recent(wanted_ns)) {
+            return;
+        }
+        let Some(begun) = Watched::begin(inode, now_ns) else {
+            if self.refused.len() < MAX_REFUSED {
+                self.refused.push((inode, now_ns));
             }
+            return;
+        };
+        if let Some((index, _)) = room {
+            self.watched.remove(index);
         }
         if let Some(epoll) = &self.epoll {
             // Without it changes are read with the next record.
-            for subscription in std::iter::once(&network).chain(&ruleset) {
+            for subscription in std::iter::once(&begun.network).chain(&begun.ruleset) {
                 let _ = epoll.add(subscription, EpollEvent::new(EpollFlags::EPOLLIN, OF_CHANGES));
             }
         }
-        let transaction = Transaction::default();
-        self.watched.push(Watched {
-            netns: inode,
-            wanted_ns: now_ns,
-            network,
-            ruleset,
-            known,
-            transaction,
-            second: 0,
-            in_second: 0,
-        });
+        self.watched.push(begun);
     }
 
     /// Reads what has changed. One system call if nothing has.
@@ -155,6 +159,29 @@ impl Changes {
 }
 
 impl Watched {
+    /// `None`: the namespace is gone, or cannot be entered.
+    fn begin(inode: u64, now_ns: u64) -> Option<Self> {
+        let handle = netns::find(inode)?;
+        let begin = || {
+            // First the subscription, then the state: nothing falls between.
+            let network = Subscription::new(SockProtocol::NetlinkRoute, network::GROUPS).ok()?;
+            let ruleset = Subscription::new(SockProtocol::NetlinkNetFilter, &[NFNLGRP_NFTABLES]).ok();
+            Some((network, ruleset, Known::read()))
+        };
+        let (network, ruleset, known) = netns::enter(&handle, begin).ok()??;
+        let transaction = Transaction::default();
+        Some(Self {
+            netns: inode,
+            wanted_ns: now_ns,
+            network,
+            ruleset,
+            known,
+            transaction,
+            second: 0,
+            in_second: 0,
+        })
+    }
+
     fn take(&mut self, buffer: &mut Vec<u8>, now_ns: u64) -> (Vec<Change>, u64) {
         let mut changes = Vec::new();
         let mut lost = 0;

@@ -136,11 +136,28 @@ fn the_namespace_that_is_wanted_least_makes_room() {
     let mut changes = Changes::default();
     let spaces: Vec<TestNetns> = (0..=MAX_NAMESPACES).map(|_| TestNetns::new()).collect();
     let inodes: Vec<u64> = spaces.iter().map(|netns| netns.handle().inode()).collect();
-    for (time, inode) in inodes.iter().enumerate() {
-        changes.watch(*inode, time as u64);
-        changes.watch(inodes[1], time as u64);
+    for (minute, inode) in inodes.iter().enumerate() {
+        let time = minute as u64 * 60_000_000_000;
+        changes.watch(*inode, time);
+        changes.watch(inodes[1], time);
     }
     let watched: Vec<u64> = changes.watched.iter().map(|watched| watched.netns).collect();
     assert_eq!(watched.len(), MAX_NAMESPACES);
     assert!(watched.contains(&inodes[0]) && watched.contains(&inodes[1]) && !watched.contains(&inodes[2]));
+    // At once, it would be a coming and going.
+    let latest = MAX_NAMESPACES as u64 * 60_000_000_000;
+    changes.watched.iter_mut().for_each(|watched| watched.wanted_ns = latest);
+    changes.watch(inodes[2], latest + 1);
+    assert_eq!(changes.watched.len(), MAX_NAMESPACES);
+    assert!(changes.watched.iter().all(|watched| watched.netns != inodes[2]));
+}
+
+#[test]
+fn what_cannot_be_watched_is_not_tried_again_at_once() {
+    let mut changes = Changes::default();
+    changes.watch(1, 5);
+    changes.watch(1, 6);
+    assert_eq!((changes.watched.len(), &changes.refused[..]), (0, &[(1, 5)][..]));
+    changes.watch(1, 5 + PATIENCE_NS);
+    assert_eq!(changes.refused, [(1, 5 + PATIENCE_NS)]);
 }

@@ -43,9 +43,30 @@ pub struct ProgramHolder {
     pub comm: String,
 }
 
+impl ProgramHolder {
+    /// `agent[77]`
+    pub fn label(&self) -> String {
+        format!("{}[{}]", self.comm, self.pid)
+    }
+}
+
 impl BpfProgram {
     pub(super) fn new(id: u32, attached: impl Into<String>) -> Self {
         Self { id, attached: attached.into(), ..Self::default() }
+    }
+
+    /// `deny[42] (tcx egress; held by agent[77], loaded by user 0)`
+    pub fn text(&self) -> String {
+        let by = match (self.uid, &self.holders[..]) {
+            (uid, [first, rest @ ..]) => {
+                let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+                let uid = uid.map_or_else(String::new, |uid| format!(", loaded by user {uid}"));
+                format!("held by {}{more}{uid}", first.label())
+            }
+            (Some(uid), []) => format!("loaded by user {uid}, held by no process"),
+            (None, []) => "loaded by nobody that is known".to_owned(),
+        };
+        format!("{} ({}; {by})", self.label(), self.attached)
     }
 
     /// `deny[42]`
