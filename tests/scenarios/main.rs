@@ -1,6 +1,7 @@
 //! The fault scenarios: one module a symptom, one table of scenarios each.
 
 mod cli;
+mod flood;
 mod harness;
 mod healthy;
 mod leak;
@@ -22,6 +23,7 @@ fn main() -> std::process::ExitCode {
         reset::SCENARIOS,
         local::SCENARIOS,
         leak::SCENARIOS,
+        flood::SCENARIOS,
         healthy::SCENARIOS,
         cli::SCENARIOS,
         whose::SCENARIOS,

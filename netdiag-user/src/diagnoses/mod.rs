@@ -2,6 +2,7 @@
 
 mod evidence;
 mod finding;
+pub(crate) mod flood;
 pub mod leak;
 mod local;
 mod refused;
@@ -41,7 +42,9 @@ impl Diagnosis {
 
 /// All diagnoses, by symptom.
 pub fn catalogue() -> impl Iterator<Item = &'static Diagnosis> {
-    [refused::ALL, timeout::ALL, unreachable::ALL, reset::ALL, local::ALL, leak::ALL].into_iter().flatten()
+    [refused::ALL, timeout::ALL, unreachable::ALL, reset::ALL, local::ALL, leak::ALL, flood::ALL]
+        .into_iter()
+        .flatten()
 }
 
 /// Entry of a code.
