@@ -35,7 +35,7 @@ struct Cli {
     /// Fewer and shorter runs: does it work, and roughly how fast
     #[arg(long)]
     quick: bool,
-    /// Only these benchmarks: churn, programs, packets, drops, replay, memory, start, idle, peers
+    /// Only these benchmarks: churn, programs, packets, drops, ruleset, replay, memory, start, idle, peers
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
     /// A table for people, or one JSON object a line

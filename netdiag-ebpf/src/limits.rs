@@ -7,9 +7,9 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
+use netdiag_ebpf::config::LIMIT_BUCKETS as BUCKETS;
+use netdiag_ebpf::records::LimitBucket;
 
-/// A power of two.
-const BUCKETS: u32 = 4096;
 /// Records of one bucket in one window.
 const BURST: u32 = 10;
 /// Records in one window of packets that nobody here is known to wait for.
@@ -23,17 +23,7 @@ const STRANGERS_BUCKET: u32 = BUCKETS;
 const FRAMES_BUCKET: u32 = BUCKETS + 1;
 
 #[map]
-static LIMITS: PerCpuArray<Bucket> = PerCpuArray::with_max_entries(BUCKETS + 3, 0);
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Bucket {
-    key: u32,
-    window: u32,
-    sent: u32,
-    /// Records of `key` that were not sent.
-    suppressed: u32,
-}
+static LIMITS: PerCpuArray<LimitBucket> = PerCpuArray::with_max_entries(BUCKETS + 3, 0);
 
 /// Whether a record of this flow and cause may be sent now; `Some(n)`: yes, and n were suppressed before it.
 #[inline(always)]
@@ -46,7 +36,20 @@ pub fn permit(key: u32) -> Option<u32> {
 pub fn permit_stranger(key: u32) -> Option<u32> {
     let window = window_now();
     let suppressed = take(key & (BUCKETS - 1), key, BURST, window)?;
-    take(STRANGERS_BUCKET, 0, STRANGERS, window).map(|_| suppressed)
+    if take(STRANGERS_BUCKET, 0, STRANGERS, window).is_none() {
+        give_back(key, suppressed + 1);
+        return None;
+    }
+    Some(suppressed)
+}
+
+/// The record is not sent after all: those before it, and itself, are still to be told.
+#[inline(always)]
+fn give_back(key: u32, suppressed: u32) {
+    if let Some(bucket) = LIMITS.get_ptr_mut(key & (BUCKETS - 1)) {
+        // SAFETY: as in `take`.
+        unsafe { (*bucket).suppressed = suppressed };
+    }
 }
 
 /// Whether a record that is permitted may be a large one.
@@ -68,7 +71,7 @@ fn take(index: u32, key: u32, burst: u32, window: u32) -> Option<u32> {
     let bucket = unsafe { &mut *bucket };
     let suppressed = if bucket.key == key { bucket.suppressed } else { 0 };
     if bucket.window != window {
-        *bucket = Bucket { key, window, sent: 1, suppressed: 0 };
+        *bucket = LimitBucket { key, window, sent: 1, suppressed: 0 };
         return Some(suppressed);
     }
     bucket.key = key;

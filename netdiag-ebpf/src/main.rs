@@ -8,6 +8,7 @@ mod limits;
 mod maps;
 mod probes;
 mod sockets;
+mod totals;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo) -> ! {

@@ -266,8 +266,31 @@ pub struct DropRecord {
     pub packet: PacketInfo,
     /// Words of `stack` that are valid.
     pub stack_len: u32,
-    pub _pad: u32,
+    /// [`LimitBucket::key`] that it was limited by.
+    pub limit_key: u32,
     pub stack: [u64; STACK_DEPTH],
+}
+
+/// How many records with one key were sent, and how many not (per CPU, map `LIMITS`).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LimitBucket {
+    /// Flow and cause, hashed; the latest that came to this bucket.
+    pub key: u32,
+    pub window: u32,
+    /// Records sent in this window, whatever their key.
+    pub sent: u32,
+    /// Records of `key` not sent since the last that was.
+    pub suppressed: u32,
+}
+
+/// Drops of one reason (per CPU, map `DROP_TOTALS`).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DropTotal {
+    pub all: u64,
+    /// Those of them that are no IP packet, or cannot be read: there is no record of them.
+    pub unparsed: u64,
 }
 
 /// Words of raw stack memory that go with a drop of the packet filter.
@@ -492,6 +515,8 @@ sizes! {
     DropRecord = 128 + 8 * STACK_DEPTH;
     FramesDropRecord = 24 + size_of::<DropRecord>() + 8 * FRAME_WORDS;
     PeekAnswer = 8 + PEEK_BYTES;
+    LimitBucket = 16;
+    DropTotal = 16;
     ResultRecord = 128;
     RouteRecord = 112;
     NeighbourRecord = 64;

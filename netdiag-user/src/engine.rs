@@ -1,7 +1,13 @@
 //! The whole way, wired: records of the kernel to explained connections. `run`, `watch` and the like drive it.
 
 mod budget;
+mod changed;
+mod dropped_at;
+mod drops;
 mod explain;
+mod hosts;
+mod shed;
+mod subject;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, UdpSocket};
@@ -12,19 +18,24 @@ use aya::maps::{MapData, RingBuf};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::diagnoses::{Diagnosis, Evidence, Finding};
+use crate::enrich::changes::Changes;
 use crate::enrich::containers::Containers;
 use crate::enrich::facts::QueueSample;
 use crate::enrich::firewall::Firewall;
 use crate::enrich::gather::Gatherer;
-use crate::enrich::{owners, queues};
+use crate::enrich::{droppers, netns, owners, queues};
 use crate::kernel::KernelError;
 use crate::kernel::counters::Counts;
 use crate::kernel::loader::{Options, Session};
+use crate::kernel::reasons::Reasons;
 use crate::kernel::registry::Probe;
 use crate::memory;
-use crate::probes::{self, Call, CallFailed, Drop, Event, SocketError, Suspect};
+use crate::probes::{self, Call, CallFailed, Drop, Event, SocketError, Suspect, Wire};
 use crate::track::{Connection, Limits, Tracker, hook_of};
 use budget::Budget;
+use hosts::Hosts;
+pub use shed::{Shed, Spent};
+pub use subject::{matches, may_match};
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, the clock of all records.
 pub fn now_ns() -> u64 {
@@ -69,6 +80,17 @@ impl std::fmt::Debug for Prefilter {
     }
 }
 
+/// Who looks at the records as they pass.
+struct Observer(Box<Observe>);
+
+type Observe = dyn FnMut(&Event, &Reasons);
+
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Observer")
+    }
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Engine {
@@ -77,6 +99,7 @@ pub struct Engine {
     tracker: Tracker,
     gatherer: Gatherer,
     firewall: Firewall,
+    hosts: Hosts,
     samples: HashMap<u64, Vec<QueueSample>>,
     sampled: VecDeque<u64>,
     /// When tc began to watch a namespace.
@@ -85,13 +108,26 @@ pub struct Engine {
     just_in_time: HashMap<u64, u64>,
     /// Processes are followed.
     follows: bool,
+    /// The kernel's memory may be read on demand.
+    peeks: bool,
     filter: Option<Prefilter>,
+    observer: Option<Observer>,
     searches: Budget,
     namings: Budget,
+    /// The part of `searches` that went into samples of queues.
+    samplings_ns: u64,
+    shed: Shed,
+    comparisons: Budget,
     lost: VecDeque<(u64, u64)>,
     /// How many are lost until now; asked once for all connections that are finished together.
     lost_now: Option<u64>,
     containers: Containers,
+    /// Rules, routes and links that were changed meanwhile.
+    changes: Changes,
+    /// Drops of XDP programs are told.
+    asks_about_xdp: bool,
+    /// When it was last looked whether there are any.
+    xdp_looked_ns: u64,
     missing: Vec<Probe>,
     undecoded: u64,
 }
@@ -110,27 +146,62 @@ impl Engine {
         let (session, ring) = Session::start(options)?;
         memory::give_back();
         let missing = session.missing_probes().copied().collect();
+        let ring = Ring(ring);
+        let mut changes = Changes::new(changed::epoll(ring.0.as_raw_fd()));
+        if let Some(own) = netns::current_inode() {
+            changes.watch(own, now_ns());
+        }
         let tracker = Tracker::new(Limits::default(), session.reasons.clone());
-        Ok(Self {
+        let mut engine = Self {
             session,
-            ring: Ring(ring),
+            ring,
             tracker,
             gatherer: if options.follow_processes { Gatherer::generous() } else { Gatherer::default() },
             firewall: Firewall::default(),
+            hosts: Hosts::default(),
             samples: HashMap::new(),
             sampled: VecDeque::new(),
             wire_since: HashMap::new(),
             just_in_time: HashMap::new(),
             follows: options.follow_processes,
+            peeks: true,
             filter: None,
+            observer: None,
             searches: Budget::default(),
             namings: Budget::default(),
+            samplings_ns: 0,
+            shed: Shed::default(),
+            comparisons: Budget::default(),
             lost: VecDeque::new(),
             lost_now: None,
             containers: Containers::default(),
+            changes,
+            asks_about_xdp: false,
+            xdp_looked_ns: 0,
             missing,
             undecoded: 0,
-        })
+        };
+        engine.look_for_xdp();
+        Ok(engine)
+    }
+
+    /// XDP programs drop without a reason: only where there are any are such drops told, by the function.
+    fn look_for_xdp(&mut self) {
+        if !self.asks_about_xdp && droppers::is_xdp_loaded() {
+            let ranges = self.tracker.code_of(droppers::XDP_FUNCTIONS);
+            self.asks_about_xdp = self.session.ask_about(&ranges).is_ok();
+        }
+    }
+
+    /// From now on reads nothing of the kernel's memory on demand.
+    pub fn never_peek(&mut self) {
+        self.peeks = false;
+    }
+
+    /// From now on has nftables trace packets whose rule the kernel does not name otherwise. Adds tables to nftables,
+    /// which go when this does.
+    pub fn trace_rules(&mut self) {
+        self.firewall.trace();
     }
 
     /// Explains only connections for which `may` says yes.
@@ -138,13 +209,23 @@ impl Engine {
         self.filter = Some(Prefilter(Box::new(may)));
     }
 
+    /// Shows every record to `observer` before it is tracked.
+    pub fn observe(&mut self, observer: impl FnMut(&Event, &Reasons) + 'static) {
+        self.observer = Some(Observer(Box::new(observer)));
+    }
+
     pub fn session(&mut self) -> &mut Session {
         &mut self.session
     }
 
-    /// Readable when there are records.
+    /// Readable when there are records, or something was changed.
     pub fn fd(&self) -> RawFd {
-        self.ring.0.as_raw_fd()
+        self.changes.epoll().map_or(self.ring.0.as_raw_fd(), |epoll| epoll.0.as_raw_fd())
+    }
+
+    /// How often changes of rules, routes and links were lost.
+    pub fn changes_lost(&self) -> u64 {
+        self.changes.lost()
     }
 
     /// When [`Engine::poll`] should be called at the latest, `CLOCK_MONOTONIC` nanoseconds.
@@ -218,16 +299,22 @@ impl Engine {
     }
 
     fn take_records(&mut self) {
+        self.changes.poll(now_ns());
         for _ in 0..BATCH {
             let Some(mut event) = self.next_event() else { break };
             match &mut event {
                 Event::Suspect(suspect) => self.suspect(suspect),
                 Event::SocketError(error) => self.find_owner(error),
                 Event::Drop(drop) => self.name_rule(drop),
+                Event::Wire(wire) => self.remember(wire),
                 Event::Exec(exec) => {
                     self.watch_wire(exec.netns.into());
+                    self.changes.watch(exec.netns.into(), exec.time_ns);
                 }
                 _ => {}
+            }
+            if let Some(observer) = &mut self.observer {
+                observer.0(&event, &self.session.reasons);
             }
             self.tracker.add(event);
         }
@@ -269,15 +356,25 @@ impl Engine {
             return;
         }
         let netns = u64::from(suspect.netns);
-        if !self.wire_since.contains_key(&netns) {
+        self.changes.watch(netns, suspect.time_ns);
+        if !self.asks_about_xdp && self.xdp_looked_ns.saturating_add(1_000_000_000) < suspect.time_ns {
+            self.xdp_looked_ns = suspect.time_ns;
+            self.look_for_xdp();
+        }
+        if !self.shed.wire && !self.wire_since.contains_key(&netns) {
             self.watch_wire(netns);
             self.just_in_time.insert(netns, 0);
         }
         if let Some(last) = self.just_in_time.get_mut(&netns) {
             *last = suspect.time_ns;
         }
+        if self.shed.samples {
+            return;
+        }
         let look = || queues::sample(suspect.tuple.destination, suspect.netns, suspect.time_ns);
+        let before = self.searches.total_ns();
         let sample = if suspect.asked { Some(look()) } else { self.searches.within(look) };
+        self.samplings_ns += self.searches.total_ns() - before;
         let Some(sample) = sample.filter(|sample| !sample.is_empty()) else { return };
         if let Some(known) = self.samples.get_mut(&suspect.sock) {
             known.truncate(SAMPLES);
@@ -293,24 +390,53 @@ impl Engine {
         self.samples.insert(suspect.sock, sample);
     }
 
-    /// Asks the kernel which rule dropped a packet, while the rule is still there.
+    /// Asks the kernel which rule dropped a packet, while the rule is still there, and else the ruleset.
     fn name_rule(&mut self, drop: &mut Drop) {
-        if drop.frames.words.is_empty() {
+        let frames = std::mem::take(&mut drop.frames);
+        // What the packet filter drops comes with its stack.
+        let by_filter = self.session.reasons.is_drop(drop.reason, "NETFILTER_DROP") && !drop.stack.is_empty();
+        if !by_filter || self.shed.samples {
             return;
         }
-        let frames = std::mem::take(&mut drop.frames);
-        let by_nftables = self.tracker.symbol(drop.location).is_some_and(|name| name == "nft_do_chain");
-        if by_nftables && let Some(mut memory) = self.session.memory() {
-            let stack: Vec<String> = drop.stack.iter().filter_map(|at| self.tracker.symbol(*at)).collect();
-            let mut name = || self.firewall.name(drop, &frames, hook_of(&stack), &mut memory);
+        let Some(symbol) = self.tracker.symbol(drop.location) else { return };
+        let stack: Vec<String> = drop.stack.iter().filter_map(|at| self.tracker.symbol(*at)).collect();
+        let hook = hook_of(&stack);
+        let by_nftables = symbol == "nft_do_chain";
+        // In a flood most come without.
+        if by_nftables && frames.words.is_empty() {
+            return;
+        }
+        if by_nftables
+            && self.peeks
+            && let Some(mut memory) = self.session.memory()
+        {
+            let mut name = || self.firewall.name(drop, &frames, hook, &mut memory);
             // The kernel sends few of these. Where the whole machine is watched, others' drops are named too.
             if self.follows { name() } else { self.namings.within(name).unwrap_or_default() }
+        }
+        if by_nftables && drop.rule.is_none() {
+            self.firewall.follow(drop);
+        }
+        if drop.rule.is_none() {
+            self.comparisons.within(|| self.firewall.compare(drop, &symbol, hook, now_ns()));
+        }
+    }
+
+    /// How a host answers. Where several namespaces have an interface of that index, it is not known whose host.
+    fn remember(&mut self, wire: &Wire) {
+        let named = self.session.wire().interface(0, wire.packet.ifindex);
+        let netns = match wire.packet.netns {
+            0 => named.and_then(|(inode, _)| u32::try_from(inode).ok()),
+            known => Some(known),
+        };
+        if let Some(netns) = netns {
+            self.hosts.add(netns, wire);
         }
     }
 
     /// Looks for the owner of a datagram socket while it is still there.
     fn find_owner(&mut self, error: &mut SocketError) {
-        if error.owner.is_some() || self.follows {
+        if error.owner.is_some() || self.follows || self.shed.owners {
             return;
         }
         let found = self.searches.within(|| owners::find(&error.tuple, error.netns, None));

@@ -1,9 +1,11 @@
 //! netdiag: why did this connection fail?
 //!
 //! Dependencies point one way: `kernel` -> `probes` -> `track` -> `diagnoses` -> `output`; `enrich` serves
-//! `diagnoses` and `whose`; the binary wires them.
+//! `diagnoses` and `whose`; `engine` wires them; `agent` keeps the engine running for months.
 
+pub mod agent;
 pub mod diagnoses;
+pub mod drops;
 pub mod engine;
 pub mod enrich;
 pub mod filter;
@@ -12,4 +14,5 @@ mod memory;
 pub mod output;
 pub mod probes;
 pub mod track;
+pub mod when;
 pub mod whose;

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use common::{documents, files, none, pages, read, root};
 use netdiag::diagnoses::{self, Diagnosis};
+use netdiag::drops::reasons::REASONS;
 use netdiag::kernel::registry::PROBES;
 
 const HEADINGS: [&str; 5] = [
@@ -177,6 +178,15 @@ fn every_code_has_scenarios() {
 fn every_code_has_a_vector() {
     let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors");
     check(|diagnosis| {
+        // Found in drops and not in a connection's evidence: each code is a row of the table of reasons.
+        if diagnosis.symptom() == "drop" {
+            let is_row = REASONS.iter().any(|reason| reason.class.code() == Some(diagnosis.code));
+            return if is_row {
+                vec![]
+            } else {
+                vec![format!("{}: no reason stands for it", diagnosis.code)]
+            };
+        }
         let found = files(&vectors.join(diagnosis.code), ".json");
         if found.is_empty() {
             vec![format!("{}: no vector in tests/vectors", diagnosis.code)]

@@ -127,7 +127,7 @@ fn complaint(arguments: &[String], helps: &mut HashMap<String, Option<String>>) 
     }
     let operands: Vec<String> = rest.cloned().collect();
     match subcommand.as_str() {
-        "watch" | "sockets" | "timewait" if !operands.iter().any(is_placeholder) => {
+        "watch" | "drops" | "sockets" | "timewait" if !operands.iter().any(is_placeholder) => {
             Filter::from_args(&operands).err().map(|error| error.to_string())
         }
         "explain" if !operands.iter().any(is_placeholder) => {

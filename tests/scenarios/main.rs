@@ -1,6 +1,8 @@
 //! The fault scenarios: one module a symptom, one table of scenarios each.
 
+mod agent;
 mod cli;
+mod drops;
 mod flood;
 mod harness;
 mod healthy;
@@ -22,10 +24,12 @@ fn main() -> std::process::ExitCode {
         unreachable::SCENARIOS,
         reset::SCENARIOS,
         local::SCENARIOS,
+        drops::SCENARIOS,
         leak::SCENARIOS,
         flood::SCENARIOS,
         healthy::SCENARIOS,
         cli::SCENARIOS,
+        agent::SCENARIOS,
         whose::SCENARIOS,
     ];
     netdiag_tests::scenario::main(&scenarios, skips::EXPECTED, samples::SAMPLES)

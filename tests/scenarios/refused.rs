@@ -15,11 +15,16 @@ use netdiag_tests::scenario::{Need, Scenario};
 use netdiag_tests::servers;
 
 mod reject;
+mod remote;
+mod service;
 
 const NO_LISTENER: &str = "refused.no-listener";
 const ELSEWHERE: &str = "refused.bound-elsewhere";
 const PEER: &str = "refused.peer-no-listener";
 const REJECT: &str = "refused.firewall-reject";
+const SERVICE: &str = "refused.service-no-endpoints";
+const REMOTE_REJECT: &str = "refused.remote-firewall-reject";
+const MIDDLEBOX: &str = "refused.middlebox-reset";
 const OVERFLOW: &str = "refused.backlog-overflow";
 
 const PYTHON: &[Need] = &[Need::Python];
@@ -81,6 +86,38 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::near_miss(PEER, "peer_is_this_machine", peer_is_this_machine),
     Scenario::near_miss(PEER, "peer_accepts", peer_accepts).needs(TUN),
     Scenario::near_miss(PEER, "router_sends_icmp", router_sends_icmp).needs(TUN),
+    Scenario::hit(SERVICE, "iptables_nft_v4", || service::by_iptables("nft", Family::V4, 18150))
+        .needs(&[Need::IptablesNft, Need::Conntrack]),
+    Scenario::hit(SERVICE, "iptables_nft_v6", || service::by_iptables("nft", Family::V6, 18151))
+        .needs(&[Need::IptablesNft, Need::Conntrack]),
+    Scenario::hit(SERVICE, "iptables_legacy_v4", || service::by_iptables("legacy", Family::V4, 18152))
+        .needs(&[Need::IptablesLegacy, Need::Conntrack]),
+    Scenario::hit(SERVICE, "iptables_legacy_v6", || service::by_iptables("legacy", Family::V6, 18153))
+        .needs(&[Need::IptablesLegacy, Need::Conntrack]),
+    Scenario::hit(SERVICE, "nftables_v4", || service::by_nftables(Family::V4, 18154))
+        .needs(&[Need::Nftables, Need::Conntrack]),
+    Scenario::hit(SERVICE, "nftables_v6", || service::by_nftables(Family::V6, 18155))
+        .needs(&[Need::Nftables, Need::Conntrack]),
+    Scenario::hit(SERVICE, "nftables_udp", || service::udp(18156)).needs(&[Need::Nftables, Need::Conntrack]),
+    Scenario::near_miss(SERVICE, "another_comment", || service::another_comment("nft", 18157))
+        .needs(&[Need::IptablesNft, Need::Conntrack]),
+    Scenario::near_miss(SERVICE, "another_comment_legacy", || service::another_comment("legacy", 18158))
+        .needs(&[Need::IptablesLegacy, Need::Conntrack]),
+    Scenario::hit(REMOTE_REJECT, "router_v4", || remote::by_icmp(Family::V4, Sender::Router, 18160))
+        .needs(TUN),
+    Scenario::hit(REMOTE_REJECT, "router_v6", || remote::by_icmp(Family::V6, Sender::Router, 18161))
+        .needs(TUN),
+    Scenario::hit(REMOTE_REJECT, "peer_v4", || remote::by_icmp(Family::V4, Sender::Peer, 18162)).needs(TUN),
+    Scenario::hit(REMOTE_REJECT, "peer_v6", || remote::by_icmp(Family::V6, Sender::Peer, 18163)).needs(TUN),
+    Scenario::near_miss(PEER, "router_rejects_udp_v4", || remote::datagram(Family::V4, 18164)).needs(TUN),
+    Scenario::near_miss(PEER, "router_rejects_udp_v6", || remote::datagram(Family::V6, 18165)).needs(TUN),
+    Scenario::near_miss(REMOTE_REJECT, "udp_by_the_peer", || remote::datagram_by_peer(18166)).needs(TUN),
+    Scenario::near_miss(REMOTE_REJECT, "rule_of_this_machine", || reject::with_icmp(Family::V4, 18167))
+        .needs(NFT),
+    Scenario::hit(MIDDLEBOX, "nearer_v4", || remote::from_nearer(Family::V4, 18170)).needs(TUN),
+    Scenario::hit(MIDDLEBOX, "nearer_v6", || remote::from_nearer(Family::V6, 18172)).needs(TUN),
+    Scenario::near_miss(MIDDLEBOX, "like_the_peer", || remote::like_the_peer(18174)).needs(TUN),
+    Scenario::near_miss(MIDDLEBOX, "never_answered", || remote::never_answered(18176)).needs(TUN),
     Scenario::hit(OVERFLOW, "v4", || backlog_overflow(Family::V4)).needs(PYTHON_TC),
     Scenario::hit(OVERFLOW, "v6", || backlog_overflow(Family::V6)).needs(PYTHON_TC),
     Scenario::near_miss(OVERFLOW, "without_abort", without_abort).needs(PYTHON_TC),

@@ -2,8 +2,15 @@
 
 use netdiag_tests::scenario::ExpectedSkip;
 
-pub const EXPECTED: &[ExpectedSkip] = &[ExpectedSkip {
-    kernel: "*",
-    scenario: "timeout_syn_queue_full__hit_*",
-    reason: "a full SYN queue begins to empty after 3 s, which an emulated processor needs to start netdiag",
-}];
+pub const EXPECTED: &[ExpectedSkip] = &[
+    ExpectedSkip {
+        kernel: "*",
+        scenario: "timeout_syn_queue_full__hit_*",
+        reason: "a full SYN queue begins to empty after 3 s, which an emulated processor needs to start netdiag",
+    },
+    ExpectedSkip {
+        kernel: "*",
+        scenario: "healthy__agent_prometheus_scrapes",
+        reason: "Prometheus is large, and not on every machine",
+    },
+];

@@ -1,10 +1,11 @@
-//! The project's own commands: `cargo xtask setup | build | run | test | vm | demo | bench`.
+//! The project's own commands: `cargo xtask setup | build | run | test | vm | demo | bench | dist`.
 
 mod bench;
 mod build;
 mod cmd;
 mod count;
 mod demo;
+mod dist;
 mod run;
 mod setup;
 mod test;
@@ -39,6 +40,8 @@ enum Command {
     Demo(demo::Args),
     /// Measure what netdiag costs, beside other tools: cargo xtask bench --quick
     Bench(bench::Args),
+    /// Make what is given to others: a static binary and a Debian package, tried in a root of its own
+    Dist(dist::Args),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Vm(args) => vm::main(&args),
         Command::Demo(args) => demo::main(&args),
         Command::Bench(args) => bench::main(&args),
+        Command::Dist(args) => dist::main(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

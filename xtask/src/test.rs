@@ -22,12 +22,30 @@ pub struct Args {
 /// The integration test that needs root and the release binary.
 const SCENARIOS: &str = "scenarios";
 
+/// Lines about failures that the closing summary repeats: who sees only the end of a long log finds them there.
+const MAX_NOTABLE: usize = 300;
+
 /// What one step gave.
 #[derive(Debug)]
 struct Step {
     name: &'static str,
     count: Count,
     took: Duration,
+    /// What the closing summary repeats: failures, and tests that passed at the second try only.
+    notable: Vec<String>,
+}
+
+/// What a run of tests gave.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Ran {
+    count: Count,
+    notable: Vec<String>,
+}
+
+impl From<Count> for Ran {
+    fn from(count: Count) -> Self {
+        Self { count, notable: Vec::new() }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -36,30 +54,34 @@ struct Steps(Vec<Step>);
 impl Steps {
     /// A step that is one check.
     fn check(&mut self, name: &'static str, check: impl FnOnce() -> Result<()>) {
-        self.tests(name, || check().map(|()| Count { passed: 1, ..Count::default() }));
+        self.tests(name, || check().map(|()| Ran::from(Count { passed: 1, ..Count::default() })));
     }
 
     /// A step that counts what it ran.
-    fn tests(&mut self, name: &'static str, run: impl FnOnce() -> Result<Count>) {
+    fn tests(&mut self, name: &'static str, run: impl FnOnce() -> Result<Ran>) {
         println!("==> {name}");
         let start = Instant::now();
-        let count = run().unwrap_or_else(|error| {
+        let Ran { count, notable } = run().unwrap_or_else(|error| {
             eprintln!("xtask: {name}: {error:#}");
-            Count { failed: 1, ..Count::default() }
+            Ran { count: Count { failed: 1, ..Count::default() }, notable: vec![format!("{error:#}")] }
         });
         let took = start.elapsed();
         let verdict = if count.failed == 0 { "ok" } else { "FAILED" };
         println!("<== {name}: {verdict}, {:.1} s\n", took.as_secs_f64());
-        self.0.push(Step { name, count, took });
+        self.0.push(Step { name, count, took, notable });
     }
 
     fn skip(&mut self, name: &'static str, why: &str) {
         println!("==> {name}: skipped, {why}\n");
-        self.0.push(Step { name, count: Count { skipped: 1, ..Count::default() }, took: Duration::ZERO });
+        let count = Count { skipped: 1, ..Count::default() };
+        self.0.push(Step { name, count, took: Duration::ZERO, notable: Vec::new() });
     }
 
-    /// Prints the table and, as the last line, the sum.
+    /// Prints what is notable, the table and, as the last line, the sum.
     fn finish(&self) -> Count {
+        for step in self.0.iter().filter(|step| !step.notable.is_empty()) {
+            println!("--- {}\n{}\n", step.name, step.notable.join("\n"));
+        }
         let mut sum = Count::default();
         for step in &self.0 {
             let verdict = match step.count {
@@ -99,7 +121,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         steps.check("release build", || build::netdiag(true));
         steps.tests("scenarios", || scenarios(args));
         match &args.filter {
-            None => steps.tests("virtual machines", || vm::run(&vm::Args::default())),
+            None => steps.tests("virtual machines", || vm::run(&vm::Args::default()).map(Ran::from)),
             Some(_) => steps.skip("virtual machines", "only some tests were asked for: ./x vm -- FILTER"),
         }
     }
@@ -108,7 +130,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
 }
 
 /// All tests but the scenarios and the examples in the docs.
-fn unit_tests(args: &Args) -> Result<Count> {
+fn unit_tests(args: &Args) -> Result<Ran> {
     let mut tests = cargo();
     tests.args(["test", "--workspace", "--no-fail-fast", "--lib", "--bins"]);
     let metadata = cmd::output(cmd::cargo().args(["metadata", "--no-deps", "--format-version=1"]))
@@ -129,7 +151,7 @@ fn test_targets(metadata: &str) -> Result<Vec<String>> {
 }
 
 /// The faults in network namespaces, with the release binary.
-fn scenarios(args: &Args) -> Result<Count> {
+fn scenarios(args: &Args) -> Result<Ran> {
     let mut tests = cargo();
     // With --workspace, cargo reuses what the unit tests were built from; --package would choose other features.
     tests.args(["test", "--workspace", "--test", SCENARIOS]).env("NETDIAG_BIN", build::binary(true));
@@ -195,35 +217,43 @@ fn colour() -> String {
 }
 
 /// Runs tests, passes on what they print, and adds up their closing lines.
-fn count_tests(command: &mut Command, to: &mut impl Write) -> Result<Count> {
+fn count_tests(command: &mut Command, to: &mut impl Write) -> Result<Ran> {
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot run `{}`", cmd::line(command)))?;
-    let mut sum = Count::default();
+    let mut ran = Ran::default();
     if let Some(stdout) = child.stdout.take() {
-        sum = pass_on(BufReader::new(stdout), to)?;
+        ran = pass_on(BufReader::new(stdout), to)?;
     }
     let status = child.wait()?;
-    if !status.success() && sum.failed == 0 {
+    if !status.success() && ran.count.failed == 0 {
         // It did not compile, or a test program died before its closing line.
-        sum.failed = 1;
+        ran.count.failed = 1;
+        ran.notable.push(format!("`{}` ended with {status}", cmd::line(command)));
     }
-    Ok(sum)
+    Ok(ran)
 }
 
-fn pass_on(mut from: impl BufRead, to: &mut impl Write) -> Result<Count> {
-    let mut sum = Count::default();
+fn pass_on(mut from: impl BufRead, to: &mut impl Write) -> Result<Ran> {
+    let mut ran = Ran::default();
     let mut line = Vec::new();
+    let mut in_failures = false;
     while from.read_until(b'\n', &mut line)? > 0 {
         to.write_all(&line)?;
         to.flush()?;
-        if let Some(count) = count::parse(&String::from_utf8_lossy(&line)) {
-            sum += count;
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim_end();
+        let count = count::parse(text);
+        in_failures = (in_failures || text == "failures:") && count.is_none();
+        let wanted = in_failures && ran.notable.len() < MAX_NOTABLE;
+        if !text.is_empty() && (wanted || text.starts_with("UNSTEADY ")) {
+            ran.notable.push(text.to_owned());
         }
+        ran.count += count.unwrap_or_default();
         line.clear();
     }
-    Ok(sum)
+    Ok(ran)
 }
 
 #[cfg(test)]
@@ -231,7 +261,20 @@ mod tests {
     use super::*;
 
     fn shell(script: &str) -> Count {
+        ran(script).count
+    }
+
+    fn ran(script: &str) -> Ran {
         count_tests(Command::new("sh").args(["-c", script]), &mut Vec::new()).expect("sh is there")
+    }
+
+    #[test]
+    fn failures_are_kept_for_the_end() {
+        let text = "test a ... ok\nUNSTEADY b: why\n\nfailures:\n\n---- c ----\nbroken\n\n\nfailures:\n    c\n\n\
+                    test result: FAILED. 2 passed; 1 failed; 0 ignored\nafterwards";
+        let Ran { count, notable } = ran(&format!("printf '{text}'"));
+        assert_eq!(count, Count { passed: 2, failed: 1, skipped: 0 });
+        assert_eq!(notable, ["UNSTEADY b: why", "failures:", "---- c ----", "broken", "failures:", "    c"]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod image;
 mod initramfs;
 mod kernels;
 mod modules;
-mod programs;
+pub mod programs;
 mod qemu;
 mod results;
 mod root;

@@ -9,6 +9,7 @@ mod pairs;
 mod programs;
 mod recording;
 mod replay;
+mod ruleset;
 mod start;
 
 use anyhow::Result;
@@ -72,6 +73,16 @@ pub const BENCHMARKS: &[Benchmark] = &[
                 connects to closed ports of its own, and netdiag must still explain these connections.",
         seconds: drops::seconds,
         run: drops::run,
+    },
+    Benchmark {
+        name: "ruleset",
+        title: "A ruleset of 1,000 rules",
+        means: "The cable of above, and behind it a chain of 1,000 rules that each packet passes. netdiag has nothing \
+                attached there: it looks at a rule once a packet was dropped. Then a connection meets the last of \
+                them, which must be named; what that costs is CPU time of netdiag and of the `nft` \
+                that it reads the ruleset with.",
+        seconds: ruleset::seconds,
+        run: ruleset::run,
     },
     Benchmark {
         name: "replay",

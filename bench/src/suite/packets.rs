@@ -32,15 +32,16 @@ pub fn seconds(context: &Context) -> f64 {
 }
 
 /// Two namespaces joined by a cable.
-struct Pair {
-    client: Namespace,
-    server: Namespace,
+pub(super) struct Pair {
+    pub(super) client: Namespace,
+    pub(super) server: Namespace,
 }
 
-const SINK: &str = "10.78.0.2:5001";
+/// Where the server takes bulk data.
+pub(super) const SINK: &str = "10.78.0.2:5001";
 
 impl Pair {
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         let [client, server] = Namespace::several(["bench-c", "bench-s"])?;
         client.ip(&format!("link add eth0 type veth peer name eth0 netns {}", server.name()))?;
         for (namespace, address) in [(&client, "10.78.0.1/24"), (&server, "10.78.0.2/24")] {
@@ -50,7 +51,7 @@ impl Pair {
     }
 
     /// Bytes per second.
-    fn bulk(&self, context: &Context) -> Result<f64> {
+    pub(super) fn bulk(&self, context: &Context) -> Result<f64> {
         let sink = context.load(&self.server, context.other_cpu, &["sink", "--listen", SINK])?;
         sink.wait_for_line("\"ready\"", Duration::from_secs(10))?;
         let seconds = run_seconds(context).to_string();

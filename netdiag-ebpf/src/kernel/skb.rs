@@ -49,6 +49,17 @@ pub unsafe fn parse(skb: *const c_void, packet: &mut PacketInfo) -> bool {
     parse_at((head + offset as u64) as *const c_void, packet)
 }
 
+/// Whether a packet that [`parse`] refused is IP all the same, of a protocol whose header is not looked at.
+///
+/// # Safety
+/// As [`parse`].
+#[inline(always)]
+pub unsafe fn is_ip(skb: *const c_void, packet: &PacketInfo) -> bool {
+    // SAFETY: the caller's contract.
+    let protocol = u16::from_be(unsafe { load(skb, Field::SkbProtocol) });
+    packet.tuple.family != 0 && (protocol == ETH_P_IP || protocol == ETH_P_IPV6)
+}
+
 /// As [`parse`], for a network header at `ip`.
 #[inline(always)]
 pub fn parse_at(ip: *const c_void, packet: &mut PacketInfo) -> bool {

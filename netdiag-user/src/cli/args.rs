@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use netdiag::kernel::registry::Family;
+use netdiag::when::parse_duration;
 
 /// Why did this connection fail?
 ///
@@ -26,6 +27,9 @@ Examples:
   netdiag run -- curl http://10.1.2.3:8080/     why does this command's connection fail?
   netdiag watch                                 every failing connection of this machine
   netdiag watch port 5432 and not src 10.0.0.9  some of them
+  netdiag agent                                 the same for months, with a memory and metrics
+  netdiag history --since 3h                    what failed at 3 a.m.
+  netdiag drops                                 packets that this machine throws away, and which rule does
   netdiag timewait                              who makes all those TIME_WAIT sockets, and is it a problem?
   netdiag sockets --listening                   who listens, and how full each accept queue is
   netdiag port 443                              who holds a port, in every network namespace
@@ -54,6 +58,12 @@ pub struct Global {
     /// when tc watches.
     #[arg(long, global = true, value_enum, value_name = "KIND")]
     pub attach: Option<AttachBy>,
+    /// Read nothing of the kernel's memory on demand
+    ///
+    /// Which rule of nftables dropped a packet is then found by comparing the packet with the ruleset, as it is on
+    /// kernels that do not let their memory be read (lockdown).
+    #[arg(long, global = true)]
+    pub no_peek: bool,
     /// No colours (NO_COLOR does the same)
     #[arg(long, global = true)]
     pub no_color: bool,
@@ -89,12 +99,18 @@ pub enum Command {
     Run(RunArgs),
     /// Explain every failing connection of this machine
     Watch(WatchArgs),
+    /// Show the packets that this machine throws away, by cause and rule, also where no process here asked for them
+    Drops(DropsArgs),
     /// List sockets of all network namespaces: whose, how full their queues are, and what is wrong with them
     Sockets(SocketsArgs),
     /// Say whose the sockets in TIME_WAIT are, how fast they come, and whether that is a problem
     Timewait(TimewaitArgs),
     /// Say who holds a port: process, address, since when, unit, in every network namespace
     Port(PortArgs),
+    /// Watch for months: keep what was diagnosed, and show numbers to Prometheus
+    Agent(AgentArgs),
+    /// Show what an agent has diagnosed, at 3 a.m. or last week
+    History(HistoryArgs),
     /// Say what a diagnosis means, how netdiag knows, how to check it by hand and how to fix it
     Explain(ExplainArgs),
     /// Show what this kernel lets netdiag see, and what to change
@@ -125,6 +141,13 @@ pub struct RunArgs {
     /// run by some nanoseconds. No setting is changed.
     #[arg(long)]
     pub stats: bool,
+    /// Let nftables trace packets that are dropped by a rule which the kernel does not name otherwise
+    ///
+    /// For that netdiag adds a table of its own, netdiag_trace_PID, to nftables in the network namespace of the drop, with
+    /// `meta nftrace set 1` for that flow alone, and the copy of the packet that is sent again names the rule exactly. The
+    /// table is gone when netdiag ends, also if it is killed. Nothing is added while the kernel names the rule itself.
+    #[arg(long)]
+    pub trace_rules: bool,
     /// Append the evidence of each connection that failed to this file, one JSON object a line
     #[arg(long, value_name = "FILE")]
     pub save_evidence: Option<PathBuf>,
@@ -157,10 +180,124 @@ pub struct WatchArgs {
     /// run by some nanoseconds. No setting is changed.
     #[arg(long)]
     pub stats: bool,
+    /// Let nftables trace packets that are dropped by a rule which the kernel does not name otherwise
+    ///
+    /// For that netdiag adds a table of its own, netdiag_trace_PID, to nftables in the network namespace of the drop, with
+    /// `meta nftrace set 1` for that flow alone, and the copy of the packet that is sent again names the rule exactly. The
+    /// table is gone when netdiag ends, also if it is killed. Nothing is added while the kernel names the rule itself.
+    #[arg(long)]
+    pub trace_rules: bool,
     /// Append the evidence of each connection that failed to this file, one JSON object a line
     #[arg(long, value_name = "FILE")]
     pub save_evidence: Option<PathBuf>,
     /// Which connections; all, if nothing is given
+    #[arg(trailing_var_arg = true, value_name = "FILTER")]
+    pub filter: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+It stays in the foreground, tells of itself on standard error, and ends with SIGINT or SIGTERM; SIGHUP reloads the
+configuration. What it diagnoses, `netdiag history` shows; what it counts is at http://127.0.0.1:9817/metrics, and
+/healthz and /readyz there say whether it does its work.
+
+Examples:
+  netdiag agent --print-config > /etc/netdiag/agent.toml
+  netdiag agent --check
+  netdiag agent
+  NETDIAG_HISTORY_DIR=/tmp/netdiag NETDIAG_RUN_DIR=/tmp/netdiag netdiag agent")]
+pub struct AgentArgs {
+    /// The configuration; without it /etc/netdiag/agent.toml, or the defaults if that is not there
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Say what is wrong with the configuration, and do nothing
+    #[arg(long)]
+    pub check: bool,
+    /// Write the default configuration, with what each key means
+    #[arg(long, conflicts_with = "check")]
+    pub print_config: bool,
+}
+
+/// What problems are listed under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum By {
+    Cause,
+    Destination,
+    Process,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Failures of the same cause between the same pair are folded to one problem, the most frequent first. Repeats arrive
+up to ten seconds late. All times are UTC. FILTER is in the words of `netdiag watch`.
+
+A TIME is a duration before now (3h), a time of day (03:00), a date (2026-11-26), both (\"2026-11-26 03:00\"), or
+RFC 3339.
+
+Examples:
+  netdiag history --since 3h
+  netdiag history --since 02:30 --until 03:30 --code 'timeout.*'
+  netdiag history --by destination --since 7d port 5432
+  netdiag history --details comm payments        the card of each")]
+pub struct HistoryArgs {
+    /// From when on
+    #[arg(long, default_value = "24h", value_name = "TIME")]
+    pub since: String,
+    /// Until when; now, if nothing is given
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// Diagnoses with this code: timeout.firewall-drop, 'timeout.*'
+    #[arg(long, value_name = "PATTERN")]
+    pub code: Option<String>,
+    /// What to list problems under
+    #[arg(long, value_enum, default_value_t = By::Cause, value_name = "WHAT")]
+    pub by: By,
+    /// Show each stored diagnosis instead of problems
+    #[arg(long, conflicts_with = "by")]
+    pub details: bool,
+    /// The store, if not the one that the configuration names
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// The agent's configuration
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Which connections; all, if nothing is given
+    #[arg(trailing_var_arg = true, value_name = "FILTER")]
+    pub filter: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+It counts until Ctrl-C, or for the time of --duration, and then tells: losses first, then what is normal (ordinary
+frees, TCP at work). Every drop is counted; packets of one flow are looked at some twenty times a second.
+Not seen: packets that end in hardware or in a driver's XDP program, and connections that a full accept queue
+turns away (`netdiag watch` tells those).
+FILTER is as in `netdiag watch`; `source` and `destination` are those of the packet, and `code` is drop.firewall and
+the like.
+
+Examples:
+  netdiag drops                                  until Ctrl-C
+  netdiag drops --duration 10s --by reason
+  netdiag drops --follow tcp dst port 443        as they come
+  netdiag drops --by flow 'code drop.firewall and not src net 10.0.0.0/8'
+  netdiag drops --duration 1m --format json | jq 'select(.kind == \"drop\" and .normal == false)'")]
+pub struct DropsArgs {
+    /// Stop after this time: 30s, 5m, 1h30m
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    pub duration: Option<Duration>,
+    /// Show each group as its first packet is dropped, and every two seconds what came to it
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Show what netdiag itself cost: runs and time of its programs, memory, CPU time
+    ///
+    /// For that the kernel counts the runs of all BPF programs for as long as netdiag lives, which slows each
+    /// run by some nanoseconds. No setting is changed.
+    #[arg(long)]
+    pub stats: bool,
+    /// What drops are put together by, besides their cause
+    #[arg(long, value_enum, default_value_t = DropsBy::Rule, value_name = "KEY")]
+    pub by: DropsBy,
+    /// Which packets; all, if nothing is given
     #[arg(trailing_var_arg = true, value_name = "FILTER")]
     pub filter: Vec<String>,
 }
@@ -218,6 +355,20 @@ pub struct TimewaitArgs {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DropsBy {
+    /// The firewall's rule; without one, the place in the kernel
+    Rule,
+    /// The kernel's reason
+    Reason,
+    /// Protocol, addresses and destination port
+    Flow,
+    /// The process that sent them or would have got them
+    Process,
+    /// The interface they were at
+    Interface,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum GroupBy {
     Process,
     Destination,
@@ -259,17 +410,6 @@ pub struct CompletionsArgs {
     pub shell: clap_complete::Shell,
 }
 
-/// "30s", "5m", "1h30m", "250ms", or a number of seconds.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let problem = || format!("`{text}` is no duration: write 30s, 5m or 1h30m");
-    if let Ok(seconds) = text.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).map_err(|_| problem());
-    }
-    let span: jiff::Span = text.parse().map_err(|_| problem())?;
-    let duration = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| problem())?;
-    Duration::try_from(duration).map_err(|_| problem())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,16 +418,6 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn durations() {
-        assert_eq!(parse_duration("30s"), Ok(Duration::from_secs(30)));
-        assert_eq!(parse_duration("1h30m"), Ok(Duration::from_secs(5400)));
-        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(parse_duration("2"), Ok(Duration::from_secs(2)));
-        assert!(parse_duration("soon").is_err());
-        assert!(parse_duration("-5s").is_err());
     }
 
     #[test]

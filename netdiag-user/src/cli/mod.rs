@@ -1,9 +1,12 @@
 //! One file per subcommand; thin.
 
+mod agent;
 pub mod args;
 mod doctor;
+mod drops;
 mod events;
 mod explain;
+mod history;
 mod port;
 mod run;
 mod shell;
@@ -20,13 +23,19 @@ use args::{Cli, Command};
 /// What a subcommand could not do; exit status 2.
 pub const FAILED: u8 = 2;
 
+/// What `--trace-rules` does to the machine.
+const TRACES: &str = "--trace-rules: where the kernel does not name a rule itself, a table netdiag_trace_PID is added to nftables for as long as netdiag runs";
+
 pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run(args) => run::run(args, &cli.global),
         Command::Watch(args) => watch::watch(args, &cli.global),
+        Command::Drops(args) => drops::drops(args, &cli.global),
         Command::Sockets(args) => sockets::sockets(args, &cli.global),
         Command::Timewait(args) => timewait::timewait(args, &cli.global),
         Command::Port(args) => port::port(&args, &cli.global),
+        Command::Agent(args) => agent::agent(args, &cli.global),
+        Command::History(args) => history::history(args, &cli.global),
         Command::Explain(args) => explain::explain(args, &cli.global),
         Command::Doctor => doctor::doctor(&cli.global),
         Command::Completions(args) => shell::completions(args, &cli.global),

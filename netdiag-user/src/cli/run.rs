@@ -14,9 +14,9 @@ use nix::unistd::Pid;
 
 use super::args::{Global, RunArgs};
 use super::events::{Received, Signals, wait};
-use super::say;
 use super::sink::{Sink, Stream};
 use super::status::{OwnCost, Status};
+use super::{TRACES, say};
 
 /// A shell's status for a command that is not there.
 const NOT_FOUND: u8 = 127;
@@ -31,7 +31,19 @@ const IDLE: Duration = Duration::from_secs(1);
 pub fn run(args: RunArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let mut sink = Sink::new(global, Stream::Stderr, None, args.all, args.save_evidence.as_deref())?;
     let cost = OwnCost::begin(args.stats);
-    let mut engine = Engine::start(Options { follow_processes: true, all: false, attach: global.attach() })?;
+    let mut engine = Engine::start(Options {
+        follow_processes: true,
+        all: false,
+        attach: global.attach(),
+        ..Options::default()
+    })?;
+    if global.no_peek {
+        engine.never_peek();
+    }
+    if args.trace_rules {
+        engine.trace_rules();
+        say(format_args!("{TRACES}"));
+    }
     let mut signals =
         Signals::new(&[Signal::SIGCHLD, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP])?;
     if let Some(own) = netns::current_inode() {

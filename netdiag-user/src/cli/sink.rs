@@ -7,13 +7,12 @@ use std::path::Path;
 use anyhow::Context;
 use jiff::Timestamp;
 use netdiag::diagnoses::{self, Evidence};
-use netdiag::engine::Explained;
-use netdiag::filter::{Filter, Subject};
+use netdiag::engine::{Explained, matches};
+use netdiag::filter::Filter;
 use netdiag::output::{
     Clock, ConnectionReport, Folder, JsonLines, Look, Report, Sink as Pipe, Stream as Reader, Style, card,
     repeat_line, utf8_locale,
 };
-use netdiag::track::{Connection, Side};
 
 use super::args::{Format, Global};
 
@@ -86,9 +85,40 @@ pub struct Sink {
     pub failed: u64,
 }
 
-enum Language {
+/// Text for people, or JSON Lines.
+pub enum Language {
     Text(Pipe<Box<dyn Write>>),
     Json(JsonLines<Box<dyn Write>>),
+}
+
+impl Language {
+    pub fn open(global: &Global, stream: Stream) -> anyhow::Result<Self> {
+        let out = open(global, stream)?;
+        Ok(match global.format {
+            Format::Text => Self::Text(Pipe::new(out)),
+            Format::Json => Self::Json(JsonLines::new(out)),
+        })
+    }
+
+    pub fn is_text(&self) -> bool {
+        matches!(self, Self::Text(_))
+    }
+
+    /// An object, where programs read.
+    pub fn object(&mut self, object: &impl serde::Serialize) -> io::Result<Reader> {
+        match self {
+            Self::Json(lines) => lines.write(object),
+            Self::Text(_) => Ok(Reader::Open),
+        }
+    }
+
+    /// A text, where people read.
+    pub fn text(&mut self, text: &str) -> io::Result<Reader> {
+        match self {
+            Self::Text(pipe) => pipe.write(text),
+            Self::Json(_) => Ok(Reader::Open),
+        }
+    }
 }
 
 impl Sink {
@@ -99,11 +129,7 @@ impl Sink {
         show_all: bool,
         save_evidence: Option<&Path>,
     ) -> anyhow::Result<Self> {
-        let out = open(global, stream)?;
-        let language = match global.format {
-            Format::Text => Language::Text(Pipe::new(out)),
-            Format::Json => Language::Json(JsonLines::new(out)),
-        };
+        let language = Language::open(global, stream)?;
         let append = |path: &Path| {
             let file = File::options().create(true).append(true).open(path);
             file.with_context(|| format!("cannot write {}", path.display()))
@@ -169,21 +195,17 @@ impl Sink {
     }
 
     pub fn is_text(&self) -> bool {
-        matches!(self.language, Language::Text(_))
+        self.language.is_text()
     }
 
     /// An object for programs only.
     pub fn object(&mut self, object: &impl serde::Serialize) -> anyhow::Result<()> {
-        if let Language::Json(lines) = &mut self.language {
-            self.closed |= lines.write(object)? == Reader::Closed;
-        }
+        self.closed |= self.language.object(object)? == Reader::Closed;
         Ok(())
     }
 
     fn text(&mut self, text: &str) -> anyhow::Result<()> {
-        if let Language::Text(pipe) = &mut self.language {
-            self.closed |= pipe.write(text)? == Reader::Closed;
-        }
+        self.closed |= self.language.text(text)? == Reader::Closed;
         Ok(())
     }
 
@@ -219,10 +241,7 @@ impl Sink {
     }
 
     fn wants(&self, explained: &Explained) -> bool {
-        self.filter.as_ref().is_none_or(|filter| {
-            let connection = &explained.evidence.connection;
-            filter.matches(&Subjected { connection, explained: Some(explained) }) == Some(true)
-        })
+        self.filter.as_ref().is_none_or(|filter| matches(filter, explained))
     }
 
     fn save(&mut self, evidence: &Evidence) -> anyhow::Result<()> {
@@ -231,62 +250,5 @@ impl Sink {
             file.write_all(b"\n")?;
         }
         Ok(())
-    }
-}
-
-/// Whether a connection may match, as far as is known before it is explained.
-pub fn may_match(filter: &Filter, connection: &Connection) -> bool {
-    filter.matches(&Subjected { connection, explained: None }) != Some(false)
-}
-
-/// What a filter may ask about a connection.
-struct Subjected<'a> {
-    connection: &'a Connection,
-    explained: Option<&'a Explained>,
-}
-
-impl Subjected<'_> {
-    fn connection(&self) -> &Connection {
-        self.connection
-    }
-}
-
-impl Subject for Subjected<'_> {
-    fn protocol(&self) -> u8 {
-        self.connection().protocol
-    }
-
-    fn source(&self) -> Option<std::net::SocketAddr> {
-        let c = self.connection();
-        Some(if c.side == Side::Outbound { c.local } else { c.peer })
-    }
-
-    fn destination(&self) -> Option<std::net::SocketAddr> {
-        let c = self.connection();
-        Some(if c.side == Side::Outbound { c.peer } else { c.local })
-    }
-
-    fn hostname(&self) -> Option<&str> {
-        self.explained?.evidence.facts.hostname.as_deref()
-    }
-
-    fn pid(&self) -> Option<u32> {
-        self.connection().owner.as_ref().map(|owner| owner.pid)
-    }
-
-    fn comm(&self) -> Option<&str> {
-        self.connection().owner.as_ref().map(|owner| owner.comm.as_str())
-    }
-
-    fn netns(&self) -> Option<u32> {
-        Some(self.connection().netns)
-    }
-
-    fn netns_name(&self) -> Option<&str> {
-        self.explained?.evidence.facts.netns.as_ref()?.name.as_deref()
-    }
-
-    fn code(&self) -> Option<&str> {
-        self.explained?.diagnosis.as_ref().map(|(diagnosis, _)| diagnosis.code)
     }
 }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use netdiag::engine::Engine;
 use netdiag::kernel::counters::Counts;
 use netdiag::kernel::stats::RunStats;
-use netdiag::output::{Closing, Cost, Lost};
+use netdiag::output::{Closing, Cost, DropCounts, Lost};
 use netdiag_ebpf::counters::Counter;
 use serde::Serialize;
 
@@ -40,6 +40,9 @@ impl OwnCost {
 pub struct Status {
     #[serde(flatten)]
     pub closing: Closing,
+    /// In `drops` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drops: Option<DropCounts>,
     probes: Vec<Probe>,
     counters: Counts,
     #[serde(flatten)]
@@ -54,13 +57,15 @@ struct Probe {
 }
 
 impl Status {
-    fn new(engine: &mut Engine, seen: u64, failed: u64, cost: &OwnCost) -> anyhow::Result<Self> {
+    pub fn new(engine: &mut Engine, seen: u64, failed: u64, cost: &OwnCost) -> anyhow::Result<Self> {
         let counters = engine.counters()?;
         let mut lost: Vec<Lost> = LOSSES
             .iter()
             .map(|(counter, cause)| Lost { cause: (*cause).to_owned(), records: counters.get(*counter) })
             .collect();
         lost.push(Lost { cause: "not understood".to_owned(), records: engine.undecoded() });
+        let cause = "changes of the network: too many at once".to_owned();
+        lost.push(Lost { cause, records: engine.changes_lost() });
         let probes = engine.session().probes.iter().map(|state| Probe {
             name: state.probe.name,
             program: state.probe.signal,
@@ -69,7 +74,18 @@ impl Status {
         let probes = probes.collect();
         let closing = Closing::new(Timestamp::now(), seen, failed, lost);
         let cost = Cost::read(engine.session(), cost.counted);
-        Ok(Self { closing, probes, counters, cost })
+        Ok(Self { closing, drops: None, probes, counters, cost })
+    }
+
+    /// What programs cost until a moment before they were taken away.
+    pub fn with_cost_of(self, before: Self) -> Self {
+        Self { cost: before.cost, ..self }
+    }
+
+    /// The cost for people, on standard error.
+    pub fn tell_cost(&self) {
+        let sent = self.counters.get(Counter::Sent);
+        super::line(&format!("\n{}", self.cost.text(sent, self.closing.lost_events)));
     }
 
     /// Ends a report: an object for programs, a line on standard error for people, and below it the cost where
@@ -81,8 +97,7 @@ impl Status {
             super::line(&status.closing.text());
         }
         if sink.is_text() && cost.shown {
-            let sent = status.counters.get(Counter::Sent);
-            super::line(&format!("\n{}", status.cost.text(sent, status.closing.lost_events)));
+            status.tell_cost();
         }
         Ok(())
     }

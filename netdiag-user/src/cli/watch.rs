@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
-use netdiag::engine::{Engine, now_ns};
+use netdiag::engine::{Engine, may_match, now_ns};
 use netdiag::enrich::netns;
 use netdiag::filter::Filter;
 use netdiag::kernel::loader::Options;
@@ -13,9 +13,9 @@ use nix::sys::signal::Signal;
 
 use super::args::{Global, WatchArgs};
 use super::events::{Signals, wait};
-use super::say;
-use super::sink::{Sink, Stream, may_match};
+use super::sink::{Sink, Stream};
 use super::status::{OwnCost, Status};
+use super::{TRACES, say};
 
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -25,8 +25,19 @@ pub fn watch(args: WatchArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let early = filter.clone();
     let mut sink = Sink::new(global, Stream::Stdout, filter, args.all, args.save_evidence.as_deref())?;
     let cost = OwnCost::begin(args.stats);
-    let mut engine =
-        Engine::start(Options { follow_processes: false, all: args.all, attach: global.attach() })?;
+    let mut engine = Engine::start(Options {
+        follow_processes: false,
+        all: args.all,
+        attach: global.attach(),
+        ..Options::default()
+    })?;
+    if global.no_peek {
+        engine.never_peek();
+    }
+    if args.trace_rules {
+        engine.trace_rules();
+        say(format_args!("{TRACES}"));
+    }
     if let Some(filter) = early {
         engine.only(move |connection| may_match(&filter, connection));
     }

@@ -18,6 +18,9 @@ pub struct Coverage {
     pub wire: bool,
     /// Whether tc watched it from the first SYN retransmit on.
     pub wire_since_suspect: bool,
+    /// What the agent did without to keep within its budget: `wire`, `samples`, `owners`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shed: Vec<String>,
 }
 
 /// One connection and everything that belongs to it.

@@ -1,5 +1,6 @@
 //! The catalogue: one file per symptom, one entry per diagnosis, its page beside it in `pages/`.
 
+pub mod drop;
 mod evidence;
 mod finding;
 pub(crate) mod flood;
@@ -42,7 +43,7 @@ impl Diagnosis {
 
 /// All diagnoses, by symptom.
 pub fn catalogue() -> impl Iterator<Item = &'static Diagnosis> {
-    [refused::ALL, timeout::ALL, unreachable::ALL, reset::ALL, local::ALL, leak::ALL, flood::ALL]
+    [refused::ALL, timeout::ALL, unreachable::ALL, reset::ALL, local::ALL, leak::ALL, flood::ALL, drop::ALL]
         .into_iter()
         .flatten()
 }
@@ -53,7 +54,7 @@ pub fn find(code: &str) -> Option<&'static Diagnosis> {
 }
 
 /// Asks every diagnosis and takes the best: `certain` before `likely` before `possible`, then the more
-/// specific. Others that are as sure become alternatives of a `possible` one.
+/// specific. Others that are as sure become alternatives of a `possible` one. A finding is no surer than its rule.
 pub fn diagnose(evidence: &Evidence) -> Option<(&'static Diagnosis, Finding)> {
     let mut found: Vec<(&'static Diagnosis, Finding)> = catalogue()
         .filter_map(|diagnosis| match (diagnosis.check)(evidence) {
@@ -64,6 +65,12 @@ pub fn diagnose(evidence: &Evidence) -> Option<(&'static Diagnosis, Finding)> {
     found.sort_by_key(|(diagnosis, finding)| (finding.confidence, std::cmp::Reverse(diagnosis.specificity)));
     let mut rest = found.into_iter();
     let (diagnosis, mut finding) = rest.next()?;
+    // That a rule dropped it is one thing, which one another.
+    let named = rule::confidence(finding.firewall.as_ref());
+    if named > finding.confidence {
+        finding.confidence = named;
+        return Some((diagnosis, finding));
+    }
     if finding.confidence == Confidence::Possible {
         for (other, _) in rest {
             if !finding.alternatives.contains(&other.code) {

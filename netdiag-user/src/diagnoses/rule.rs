@@ -1,7 +1,7 @@
 //! What to say of a firewall's rule that is known, and what to do about it.
 
-use super::{Finding, FirewallFact};
-use crate::probes::{DropRule, Engine, Tuple};
+use super::{Confidence, Finding, FirewallFact};
+use crate::probes::{Basis, DropRule, Engine, Tuple};
 use crate::track::Hook;
 
 /// What should pass the rule.
@@ -17,40 +17,119 @@ pub(super) enum Allow<'a> {
 pub(super) fn fact(engine: Option<String>, hook: Option<Hook>, rule: Option<&DropRule>) -> FirewallFact {
     let by_rule = rule.map(|rule| match rule.engine {
         Engine::Nftables => "nftables".to_owned(),
-        Engine::Iptables => "iptables".to_owned(),
+        Engine::Iptables | Engine::IptablesLegacy => "iptables".to_owned(),
     });
     FirewallFact { engine: by_rule.or(engine), hook, rule: rule.cloned() }
 }
 
-/// A sentence that names it.
-pub(super) fn sentence(rule: &DropRule) -> String {
-    let DropRule { family, table, chain, .. } = rule;
-    let place = match rule.engine {
-        Engine::Nftables => format!("chain {chain} of table {family} {table}"),
-        Engine::Iptables => format!("chain {chain} of {}'s table {table}", command(rule)),
-    };
-    let Some(handle) = rule.handle else {
-        return format!("No rule of {place} accepted it, and the chain's policy is to drop.");
-    };
-    let words = rule.text.as_ref().map(|text| format!(": `{text}`")).unwrap_or_default();
-    let removed = if rule.gone { " It has been removed or replaced since." } else { "" };
-    match rule.number {
-        Some(number) => format!("It is rule {number} of {place} (handle {handle}){words}.{removed}"),
-        None => format!("It is the rule with handle {handle} in {place}{words}.{removed}"),
+/// How sure a finding can be that names a rule: one that was found by comparing is likely, and one of several possible.
+pub(super) fn confidence(firewall: Option<&FirewallFact>) -> Confidence {
+    match firewall.and_then(|firewall| firewall.rule.as_ref()) {
+        Some(rule) if !rule.others.is_empty() => Confidence::Possible,
+        Some(rule) if !rule.basis.is_exact() => Confidence::Likely,
+        _ => Confidence::Certain,
     }
 }
 
-/// The iptables that nftables runs.
+/// The rule, if it is one that answers, or may be: whoever was told did not meet one that drops in silence.
+pub(super) fn that_rejects(rule: &DropRule) -> Option<DropRule> {
+    let mut rejecting = rule.candidates().filter(|rule| rule.rejects);
+    let first = rejecting.next()?;
+    let others = rejecting.cloned().collect();
+    Some(DropRule { others, ..first.clone() })
+}
+
+/// A sentence that names it.
+pub(super) fn sentence(rule: &DropRule) -> String {
+    let name = name(rule);
+    if !rule.others.is_empty() {
+        let all: Vec<String> = rule.candidates().map(self::name).collect();
+        return format!(
+            "The kernel does not say which rule it was; so the packet was compared with the ruleset, and {} fit: {}.",
+            all.len(),
+            all.join("; ")
+        );
+    }
+    let removed = if rule.gone { " It has been removed or replaced since." } else { "" };
+    match (rule.basis, rule.is_policy()) {
+        (Basis::Kernel, true) => {
+            format!("No rule of {} accepted it, and the chain's policy is to drop.", place(rule))
+        }
+        (Basis::Kernel, false) => format!("It is {name}.{removed}"),
+        (Basis::Trace, _) => format!("It is {name}, as a trace of this packet says.{removed}"),
+        (Basis::Counter, _) => format!(
+            "It is probably {name}: the kernel does not say so itself, but of all that fits this packet only its \
+             counter grew when the packet was dropped.{removed}"
+        ),
+        (Basis::Matching, _) => format!(
+            "It is probably {name}: the kernel does not say so itself, but of the ruleset nothing else that drops fits \
+             this packet.{removed}"
+        ),
+    }
+}
+
+fn place(rule: &DropRule) -> String {
+    let DropRule { family, table, chain, .. } = rule;
+    match rule.engine {
+        Engine::Nftables => format!("chain {chain} of table {family} {table}"),
+        Engine::Iptables | Engine::IptablesLegacy => {
+            format!("chain {chain} of {}'s table {table}", command(rule))
+        }
+    }
+}
+
+fn name(rule: &DropRule) -> String {
+    let place = place(rule);
+    let words = rule.text.as_ref().map(|text| format!(": `{text}`")).unwrap_or_default();
+    match (rule.number, rule.handle) {
+        (Some(number), Some(handle)) => format!("rule {number} of {place} (handle {handle}){words}"),
+        (Some(number), None) => format!("rule {number} of {place}{words}"),
+        (None, Some(handle)) => format!("the rule with handle {handle} in {place}{words}"),
+        (None, None) => format!("the policy of {place}"),
+    }
+}
+
+/// The iptables that nftables runs, or the other.
 fn command(rule: &DropRule) -> &'static str {
-    if rule.family == "ip6" { "ip6tables-nft" } else { "iptables-nft" }
+    match (rule.engine == Engine::IptablesLegacy, rule.family == "ip6") {
+        (false, false) => "iptables-nft",
+        (false, true) => "ip6tables-nft",
+        (true, false) => "iptables-legacy",
+        (true, true) => "ip6tables-legacy",
+    }
+}
+
+/// What lists the rules of its family.
+pub(super) fn save_command(rule: &DropRule) -> String {
+    format!("{}-save -c", command(rule))
 }
 
 /// What may be done about it; `ns` makes a command run in its namespace.
 pub(super) fn steps(finding: Finding, ns: &str, rule: &DropRule, allow: Allow<'_>) -> Finding {
+    if !rule.others.is_empty() {
+        return by_counting(finding, ns, rule, allow);
+    }
     match rule.engine {
         Engine::Nftables => by_nft(finding, ns, rule, allow),
-        Engine::Iptables => by_iptables(finding, ns, rule, allow),
+        Engine::Iptables | Engine::IptablesLegacy => by_iptables(finding, ns, rule, allow),
     }
+}
+
+/// Of several rules the one that counts is to be found first.
+fn by_counting(finding: Finding, ns: &str, rule: &DropRule, allow: Allow<'_>) -> Finding {
+    if rule.engine == Engine::Nftables {
+        let list = format!("{ns}nft -a list ruleset");
+        return finding
+            .next(
+                "see these rules; put `counter` into them and try again: the one that grows dropped it",
+                list,
+            )
+            .advise(format!("then delete it, or put `{} accept` before it", expression(allow)));
+    }
+    let list = format!("{ns}{} -t {} -nvL --line-numbers", command(rule), quoted(&rule.table));
+    finding
+        .next("try again and see which of these rules' counters grows: that one dropped it", list)
+        .advise(format!("then delete it, or put `{} -j ACCEPT` before it", matches(allow)))
 }
 
 fn by_nft(finding: Finding, ns: &str, rule: &DropRule, allow: Allow<'_>) -> Finding {
@@ -83,12 +162,12 @@ fn by_iptables(finding: Finding, ns: &str, rule: &DropRule, allow: Allow<'_>) ->
     }
     let accept = format!("{} -j ACCEPT", matches(allow));
     let finding = match (rule.handle, rule.number) {
-        (None, _) => finding.next("accept it, as narrowly as this", format!("{run} -A {chain} {accept}")),
+        (None, None) => finding.next("accept it, as narrowly as this", format!("{run} -A {chain} {accept}")),
         (Some(handle), None) => finding.next(
             "if the rule is wrong, delete it",
             format!("{ns}nft delete rule {} {table} {chain} handle {handle}", rule.family),
         ),
-        (Some(_), Some(number)) => {
+        (_, Some(number)) => {
             let spec =
                 rule.text.as_deref().and_then(|text| text.strip_prefix("-A ")).filter(|text| is_plain(text));
             let which = spec.map_or_else(|| format!("{chain} {number}"), str::to_owned);

@@ -45,7 +45,8 @@ pub fn find(tuple: &Tuple, inode: u32, among: Option<&[u32]>) -> Option<Found> {
     Some(Found { owner, inbound: listener.is_some() })
 }
 
-fn owner_of(process: &Process) -> Owner {
+/// A process as if it had been seen in the kernel.
+pub(crate) fn owner_of(process: &Process) -> Owner {
     Owner {
         pid: process.pid,
         tid: process.pid,

@@ -120,7 +120,7 @@ fn load_and_attach(program: &mut Program, how: Attach, btf: &Btf) -> Result<(), 
     Ok(())
 }
 
-fn unload(program: &mut Program) -> Result<(), ProgramError> {
+pub(super) fn unload(program: &mut Program) -> Result<(), ProgramError> {
     match program {
         Program::BtfTracePoint(program) => program.unload(),
         Program::TracePoint(program) => program.unload(),

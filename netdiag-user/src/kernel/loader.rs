@@ -1,14 +1,17 @@
 //! Loads the object and attaches what this kernel allows.
 
-use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
 use aya::{Ebpf, EbpfLoader};
-use netdiag_ebpf::config::{ERRNO_WORDS, FLAG_ALL, FLAG_RESET_REASON, FLAG_TRACK_PROCESSES};
+use netdiag_ebpf::config::{
+    ERRNO_WORDS, FLAG_ALL, FLAG_COUNT_DROPS, FLAG_RESET_REASON, FLAG_TRACK_PROCESSES, PLACES, Places,
+};
 use netdiag_ebpf::counters::{COUNTER_COUNT, Counter};
 use netdiag_ebpf::records::call::CALLS;
 
 use super::attach::{self, ProbeState};
 use super::btf::Btf;
 use super::counters::{self, Counts};
+use super::drops::DropMaps;
 use super::offsets::Offsets;
 use super::peek::{Memory, Peek};
 use super::reasons::Reasons;
@@ -50,6 +53,8 @@ pub struct Options {
     pub all: bool,
     /// Attach by this kind of hook where a probe has it.
     pub attach: Option<Family>,
+    /// Tell and count every drop, and nothing else.
+    pub drops: bool,
 }
 
 /// The kernel side at work. Dropping it detaches everything: there is no pin.
@@ -60,6 +65,8 @@ pub struct Session {
     ebpf: Ebpf,
     counters: PerCpuArray<MapData, [u64; COUNTER_COUNT]>,
     tracked: BpfHashMap<MapData, u32, u8>,
+    drops: DropMaps,
+    places: Array<MapData, Places>,
     pub probes: Vec<ProbeState>,
     pub reasons: Reasons,
     pub offsets: Offsets,
@@ -79,6 +86,8 @@ impl Session {
         let tracked = BpfHashMap::try_from(take_map(&mut ebpf, "TRACKED")?)?;
         let watched = BpfHashMap::try_from(take_map(&mut ebpf, "WATCHED_NETNS")?)?;
         let ring = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)?;
+        let drops = DropMaps::new(take_map(&mut ebpf, "DROP_TOTALS")?, take_map(&mut ebpf, "LIMITS")?)?;
+        let places = Array::try_from(take_map(&mut ebpf, "DROP_PLACES")?)?;
         let peek = Peek::new(take_map(&mut ebpf, "PEEKED")?)?;
         let mut session = Self {
             wire: Wire::new(watched),
@@ -86,6 +95,8 @@ impl Session {
             ebpf,
             counters,
             tracked,
+            drops,
+            places,
             probes: Vec::new(),
             reasons,
             offsets,
@@ -97,6 +108,9 @@ impl Session {
                 Use::TimeWait => false,
             };
             if !wanted {
+                continue;
+            }
+            if options.drops && !probe.tells_drops() {
                 continue;
             }
             let tried = probe.tried(options.attach, options.follow_processes);
@@ -112,6 +126,13 @@ impl Session {
 
     fn way_of(&self, signal: &str) -> Option<&'static Way> {
         self.probes.iter().find(|state| state.probe.signal == signal)?.attached
+    }
+
+    /// From now on drops without a reason are told where they happen in these places; only so many fit.
+    pub fn ask_about(&mut self, ranges: &[[u64; 2]]) -> Result<(), KernelError> {
+        let mut places: Places = [[0; 2]; PLACES];
+        places.iter_mut().zip(ranges).for_each(|(place, range)| *place = *range);
+        Ok(self.places.set(0, places, 0)?)
     }
 
     /// Follows this process and what it starts from now on.
@@ -142,6 +163,19 @@ impl Session {
 
     pub fn counters(&self) -> Result<Counts, KernelError> {
         counters::read(&self.counters)
+    }
+
+    /// Every drop by its reason, and how many of each flow are not told yet.
+    pub fn drops(&self) -> &DropMaps {
+        &self.drops
+    }
+
+    /// Tells no more drops: what was counted until now is all.
+    pub fn end_drops(&mut self) {
+        if let Some(program) = self.ebpf.program_mut("kfree_skb") {
+            // What cannot be taken away goes on, and counts a little more.
+            let _ = attach::unload(program);
+        }
     }
 
     /// What this kernel, or the user's choice of hooks, does not let netdiag see.
@@ -198,7 +232,7 @@ pub(super) fn load(options: Options, small: &[(&str, u32)]) -> Result<Loaded, Ke
     let offsets = offsets::resolve(&btf)?;
     let reasons = Reasons::read(&btf);
     let config = config_bits(&btf, options);
-    let actions = reasons.drop_actions();
+    let actions = if options.drops { reasons.all_drop_actions() } else { reasons.drop_actions() };
     let errno_mask = errno_mask();
     let own_netns = own_netns();
     let ids = attach_ids::of(&btf, hooks())?;
@@ -233,6 +267,7 @@ fn config_bits(btf: &Btf, options: Options) -> u32 {
     };
     set(FLAG_TRACK_PROCESSES, options.follow_processes);
     set(FLAG_ALL, options.all);
+    set(FLAG_COUNT_DROPS, options.drops);
     set(FLAG_RESET_REASON, btf.has_type("sk_rst_reason") && has_third_param("tcp_send_reset"));
     bits
 }

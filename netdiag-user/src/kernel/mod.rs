@@ -5,6 +5,7 @@ pub mod attach_ids;
 pub mod btf;
 pub mod capabilities;
 pub mod counters;
+pub mod drops;
 mod error;
 pub mod loader;
 pub mod offsets;

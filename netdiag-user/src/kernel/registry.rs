@@ -145,6 +145,11 @@ pub enum Weight {
 }
 
 impl Probe {
+    /// Whether it is of use where nothing but drops is told.
+    pub fn tells_drops(&self) -> bool {
+        matches!(self.name, "drop" | "peek")
+    }
+
     /// The ways that are tried, in order. Where the user wants a family, a probe that has it is attached by nothing
     /// else, and one that is nothing but functions is left out.
     pub fn tried(&self, wanted: Option<Family>, follow_processes: bool) -> Vec<&'static Way> {

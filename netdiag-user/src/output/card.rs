@@ -28,8 +28,8 @@ pub fn card(report: &Report, look: &Look) -> String {
     if look.verbose && !report.explanation.is_empty() {
         card.row("why", std::slice::from_ref(&report.explanation));
     }
-    if let Some(rule) = report.firewall.as_ref().and_then(rule_text) {
-        card.row("rule", &[rule]);
+    if let Some(firewall) = &report.firewall {
+        card.row("rule", &rules(firewall));
     }
     let when: Vec<String> =
         timeline::rows(report).into_iter().map(|(time, text)| format!("{time}  {text}")).collect();
@@ -196,6 +196,22 @@ fn wrap_kept(line: &str, room: usize) -> Vec<String> {
     }
 }
 
+/// The rule, or each that may have been the one.
+pub(super) fn rules(firewall: &FirewallPart) -> Vec<String> {
+    /// More than these are in the JSON.
+    const SHOWN: usize = 8;
+    if firewall.candidates.is_empty() {
+        return rule_text(firewall).into_iter().collect();
+    }
+    let count = firewall.candidates.len();
+    let mut rules = vec![format!("one of {count} that fit the packet; the kernel does not say which:")];
+    rules.extend(firewall.candidates.iter().take(SHOWN).filter_map(rule_text));
+    if count > SHOWN {
+        rules.push(format!("and {} more", count - SHOWN));
+    }
+    rules
+}
+
 /// `inet filter output handle 12:  ip daddr 10.1.2.3 drop`; `None` while the rule is not known.
 fn rule_text(firewall: &FirewallPart) -> Option<String> {
     let table = firewall.table.as_ref()?;
@@ -218,8 +234,10 @@ fn rule_text(firewall: &FirewallPart) -> Option<String> {
     if firewall.removed == Some(true) {
         text.push_str("  (removed since)");
     }
-    if firewall.exact == Some(false) {
-        text.push_str("  (found by matching)");
+    match (firewall.exact, firewall.basis.as_deref()) {
+        (Some(false), Some("counter")) => text.push_str("  (by its counter)"),
+        (Some(false), _) => text.push_str("  (found by matching)"),
+        _ => {}
     }
     Some(text)
 }
@@ -246,6 +264,9 @@ fn notes(report: &Report) -> Vec<String> {
             "not possible on this kernel, and could have told more: {}",
             coverage.missing.join(", ")
         ));
+    }
+    if !coverage.shed.is_empty() && report.confidence != Confidence::Certain {
+        notes.push(format!("given up to keep within the agent's budget: {}", coverage.shed.join(", ")));
     }
     if !coverage.since && report.connection.call.is_none() {
         notes.push("seen only from the first sign of trouble on, not from its start".to_owned());

@@ -8,12 +8,16 @@ mod clock;
 mod closing;
 mod connection;
 mod cost;
+mod drop;
+mod drop_counts;
+mod drop_text;
 mod event;
 mod fold;
 mod icmp;
 mod json;
 mod owner;
 mod page;
+mod past;
 mod path;
 mod report;
 mod sink;
@@ -21,7 +25,7 @@ mod socket;
 mod style;
 mod table;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod time_wait;
 mod timeline;
 
@@ -30,11 +34,15 @@ pub use clock::Clock;
 pub use closing::{Closing, Lost};
 pub use connection::ConnectionReport;
 pub use cost::Cost;
+pub use drop::{DropReport, SamplePart};
+pub use drop_counts::{DropCounts, ReasonCount};
+pub use drop_text::{drop_block, drop_line, normal_line};
 pub use event::Event;
 pub use fold::Folder;
 pub use json::JsonLines;
 pub use owner::{KeeperReport, keeper_text};
 pub use page::page;
+pub use past::{Gap, PastHead, PastSummary, problem};
 pub use report::{
     ConnectionPart, CoveragePart, Endpoint, FirewallPart, Head, ProcessPart, Report, Translated,
 };

@@ -10,9 +10,10 @@ use super::clock::{Clock, rfc3339};
 use super::event::{self, Event};
 use crate::diagnoses::words::errno_name;
 use crate::diagnoses::{Confidence, Coverage, Diagnosis, Evidence, Finding, FirewallFact, NextStep, Where};
+use crate::enrich::droppers::BpfProgram;
 use crate::enrich::listeners::Listener;
 use crate::enrich::process::Process;
-use crate::probes::{Call, Direction, Owner, protocol};
+use crate::probes::{Basis, Call, Direction, DropRule, Owner, protocol};
 use crate::track::{Connection, End, Hook, Side, What};
 
 /// What every object begins with.
@@ -114,6 +115,17 @@ impl ConnectionPart {
                 End::CallFailed { call } => Some(call),
                 End::State { .. } | End::SocketError => None,
             },
+        }
+    }
+
+    /// The IP protocol number (IANA).
+    pub fn protocol_number(&self) -> u8 {
+        match self.protocol.as_str() {
+            "tcp" => protocol::TCP,
+            "udp" => protocol::UDP,
+            "icmp" if self.peer.address.is_ipv6() => protocol::ICMPV6,
+            "icmp" => protocol::ICMP,
+            other => other.parse().unwrap_or(0),
         }
     }
 
@@ -220,12 +232,27 @@ pub struct FirewallPart {
     /// The rule was not in the ruleset any more when that was read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub removed: Option<bool>,
+    /// `counter` or `matching`: how it was found where it is not exact; `trace` where nftables' tracing named it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub basis: Option<String>,
+    /// All rules that may have dropped it, where there are several; the first is the one above.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<FirewallPart>,
 }
 
 impl From<&FirewallFact> for FirewallPart {
     fn from(fact: &FirewallFact) -> Self {
         let part = Self { engine: fact.engine.clone(), hook: fact.hook, ..Self::default() };
         let Some(rule) = &fact.rule else { return part };
+        let one = |rule: &DropRule| Self { exact: None, basis: None, ..Self::default().with(rule) };
+        let several = !rule.others.is_empty();
+        let candidates = rule.candidates().filter(|_| several).map(one).collect();
+        Self { candidates, ..part.with(rule) }
+    }
+}
+
+impl FirewallPart {
+    fn with(self, rule: &DropRule) -> Self {
         Self {
             family: Some(rule.family.clone()),
             table: Some(rule.table.clone()),
@@ -235,9 +262,15 @@ impl From<&FirewallFact> for FirewallPart {
             rule: rule.text.clone(),
             comment: rule.comment.clone(),
             policy: Some(rule.is_policy()),
-            exact: Some(true),
+            exact: Some(rule.basis.is_exact()),
             removed: rule.gone.then_some(true),
-            ..part
+            basis: match rule.basis {
+                Basis::Kernel => None,
+                Basis::Trace => Some("trace".into()),
+                Basis::Counter => Some("counter".into()),
+                Basis::Matching => Some("matching".into()),
+            },
+            ..self
         }
     }
 }
@@ -256,6 +289,9 @@ pub struct CoveragePart {
     pub wire: bool,
     /// Packets on the wire were watched from the first SYN retransmit on.
     pub wire_since_suspect: bool,
+    /// What the agent did without to keep within its budget: `wire`, `samples`, `owners`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shed: Vec<String>,
 }
 
 impl CoveragePart {
@@ -267,6 +303,7 @@ impl CoveragePart {
             lost_steps: connection.lost_steps,
             wire: coverage.wire,
             wire_since_suspect: coverage.wire_since_suspect,
+            shed: coverage.shed.clone(),
         }
     }
 }
@@ -297,6 +334,9 @@ pub struct Report {
     pub firewall: Option<FirewallPart>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listener: Option<Listener>,
+    /// BPF programs of which one dropped the packet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub programs: Vec<BpfProgram>,
     /// From connect() (or the first sign of trouble) to the end.
     pub duration_us: u64,
     pub evidence: Vec<Event>,
@@ -338,6 +378,7 @@ impl Report {
             place: finding.place.clone(),
             firewall: finding.firewall.as_ref().map(FirewallPart::from),
             listener: finding.listener.clone(),
+            programs: finding.programs.clone(),
             duration_us: u64::try_from(connection.duration().as_micros()).unwrap_or(u64::MAX),
             evidence: events,
             count: 1,
@@ -352,7 +393,11 @@ impl Report {
     /// Who and to whom: `curl[4213] → 10.1.2.3:8080`, `nginx[99] at 10.1.2.3:443 ← 10.0.9.9:51234`,
     /// `nginx[99] on 0.0.0.0:80`.
     pub fn subject(&self) -> String {
-        let who = ProcessPart::label(self.process.as_ref());
+        self.subject_of(&ProcessPart::label(self.process.as_ref()))
+    }
+
+    /// The same of another name for the process.
+    pub(super) fn subject_of(&self, who: &str) -> String {
         let connection = &self.connection;
         if !connection.has_peer() {
             return format!("{who} on {}", connection.end_text(connection.local));

@@ -71,7 +71,7 @@ pub(super) fn at(ms: u64, what: What) -> Moment {
 }
 
 /// curl that connects, and nothing else.
-pub(super) fn outbound() -> Evidence {
+pub(crate) fn outbound() -> Evidence {
     Evidence {
         connection: Connection {
             protocol: protocol::TCP,
@@ -116,7 +116,7 @@ pub(super) fn ends(evidence: &mut Evidence, ms: u64, errno: Option<i32>) {
     evidence.connection.errno = errno;
 }
 
-pub(super) fn firewall_drop() -> Report {
+pub(crate) fn firewall_drop() -> Report {
     let mut evidence = outbound();
     ends(&mut evidence, 5000, None);
     evidence.connection.closer = Some(Closer { pid: 4213, comm: "curl".into(), exiting: false, uid: 0 });

@@ -16,6 +16,9 @@ pub struct Drop {
     pub location: u64,
     /// Like drops before this one that were over the rate.
     pub suppressed: u32,
+    /// What the kernel side limited it by: flow and reason, hashed.
+    #[serde(skip)]
+    pub limit_key: u32,
     pub packet: Packet,
     /// Return addresses, innermost first; empty where none was taken.
     pub stack: Vec<u64>,
@@ -44,10 +47,37 @@ pub enum Engine {
     Nftables,
     /// iptables-nft: a rule of iptables that nftables runs.
     Iptables,
+    /// iptables with tables of its own in the kernel.
+    IptablesLegacy,
 }
 
-/// The rule of nftables that dropped a packet, or the chain whose policy did. The kernel itself named it: nothing
-/// here was found by comparing the packet with rules.
+/// How it is known which rule it was.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Basis {
+    /// The kernel's own evaluation of this packet named it.
+    #[default]
+    Kernel,
+    /// nftables' packet tracing named it, for this packet.
+    Trace,
+    /// Of the rules that fit the packet its counter alone grew when packets were dropped.
+    Counter,
+    /// The packet was compared with the ruleset.
+    Matching,
+}
+
+impl Basis {
+    fn is_kernel(&self) -> bool {
+        *self == Self::Kernel
+    }
+
+    /// Whether it is a fact and no inference.
+    pub fn is_exact(self) -> bool {
+        matches!(self, Self::Kernel | Self::Trace)
+    }
+}
+
+/// The rule that dropped a packet, or the chain whose policy did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DropRule {
@@ -58,7 +88,7 @@ pub struct DropRule {
     /// Tells the table from a later one of its name.
     pub table_handle: u64,
     pub chain: String,
-    /// Unique in its table; `None` where the chain's policy decided.
+    /// Unique in its table; `None` where the chain's policy decided, and for iptables-legacy, which has none.
     pub handle: Option<u64>,
     /// Its place in the chain, from 1, as iptables counts.
     pub number: Option<u64>,
@@ -69,19 +99,43 @@ pub struct DropRule {
     pub comment: Option<String>,
     /// It was not in the ruleset any more when that was read.
     pub gone: bool,
+    #[serde(skip_serializing_if = "Basis::is_kernel")]
+    pub basis: Basis,
+    /// Others that fit the packet as well, where it was compared with the ruleset; the first of all is the one at hand.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<DropRule>,
+    /// The comment of the element of a verdict map that led to this rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub element: Option<String>,
 }
 
 impl DropRule {
     pub fn is_policy(&self) -> bool {
-        self.handle.is_none()
+        self.handle.is_none() && self.number.is_none()
+    }
+
+    /// This and all others that it may have been.
+    pub fn candidates(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.others)
+    }
+
+    /// Whether it may have answered with RST or an ICMP error.
+    pub fn may_reject(&self) -> bool {
+        self.candidates().any(|rule| rule.rejects)
     }
 
     /// `inet filter output handle 12`
     pub fn label(&self) -> String {
         let Self { family, table, chain, .. } = self;
-        match self.handle {
-            Some(handle) => format!("{family} {table} {chain} handle {handle}"),
-            None => format!("{family} {table} {chain} policy"),
+        let name = match (self.handle, self.number) {
+            (Some(handle), _) => format!("{family} {table} {chain} handle {handle}"),
+            (None, Some(number)) => format!("{family} {table} {chain} rule {number}"),
+            (None, None) => format!("{family} {table} {chain} policy"),
+        };
+        match (self.basis.is_exact(), self.others.len()) {
+            (true, _) => name,
+            (false, 0) => format!("probably {name}"),
+            (false, others) => format!("{name}, or {others} more"),
         }
     }
 }
@@ -94,6 +148,7 @@ pub(super) fn decode(raw: &DropRecord) -> Result<Drop, DecodeError> {
         reason: raw.reason,
         location: raw.location,
         suppressed: raw.suppressed,
+        limit_key: raw.limit_key,
         packet: packet(&raw.packet)?,
         stack: raw.stack[..depth].to_vec(),
         frames: Frames::default(),

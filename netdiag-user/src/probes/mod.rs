@@ -23,7 +23,7 @@ use netdiag_ebpf::records::{self, Header, kind};
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
-pub use drop::{Drop, DropRule, Engine, Frames};
+pub use drop::{Basis, Drop, DropRule, Engine, Frames};
 pub use error::SocketError;
 pub use icmp::IcmpSent;
 pub use neighbour::NeighbourFailed;

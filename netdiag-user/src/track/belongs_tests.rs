@@ -67,6 +67,7 @@ fn drop() -> impl Strategy<Value = Event> {
             reason,
             location: 0,
             suppressed: 0,
+            limit_key: 0,
             packet,
             stack,
             frames: Default::default(),

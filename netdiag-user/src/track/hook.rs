@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// A netfilter hook.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hook {
     Prerouting,
@@ -59,7 +59,19 @@ const CALLERS: &[(&str, Hook)] = &[
     ("ip6_sublist_rcv", Hook::Prerouting),
     ("ipv6_list_rcv", Hook::Prerouting),
     ("__netif_receive_skb_one_core", Hook::Prerouting),
+    // net/bridge, and net/bridge/br_netfilter_hooks.c, which has bridged packets pass the hooks of IP.
+    ("br_handle_frame", Hook::Prerouting),
+    ("br_pass_frame_up", Hook::Input),
+    ("br_forward_finish", Hook::Postrouting),
+    ("br_nf_pre_routing", Hook::Prerouting),
+    ("br_nf_forward_ip", Hook::Forward),
+    ("br_nf_post_routing", Hook::Postrouting),
 ];
+
+/// What a bridge forwards and what its host sends go through one function (net/bridge/br_forward.c).
+const BRIDGED: &str = "__br_forward";
+const BRIDGE_SENDS: &str = "br_dev_xmit";
+const BRIDGE_RECEIVES: &str = "br_handle_frame";
 
 fn is_netfilter(name: &str) -> bool {
     name.starts_with("nf_hook_slow") || name.starts_with("nft_do_chain") || name.starts_with("ipt_do_table")
@@ -71,7 +83,15 @@ fn is_netfilter(name: &str) -> bool {
 /// way, which this one interrupted: over loopback a packet is received inside the sender's `ip_output`.
 pub fn hook_of(stack: &[String]) -> Option<Hook> {
     let first = stack.iter().position(|name| is_netfilter(name))?;
-    let behind = stack[first..].iter().find(|name| !is_netfilter(name))?;
+    let mut outwards = stack[first..].iter().filter(|name| !is_netfilter(name));
+    let behind = outwards.next()?;
+    if behind == BRIDGED {
+        return outwards.find_map(|name| match name.as_str() {
+            BRIDGE_SENDS => Some(Hook::Output),
+            name if name.starts_with(BRIDGE_RECEIVES) => Some(Hook::Forward),
+            _ => None,
+        });
+    }
     CALLERS.iter().find(|(caller, _)| caller == behind).map(|(_, hook)| *hook)
 }
 
@@ -104,6 +124,18 @@ mod tests {
     fn without_netfilter_there_is_no_hook() {
         assert_eq!(hook_of(&stack(&["tcp_v4_rcv", "ip_local_deliver"])), None);
         assert_eq!(hook_of(&[]), None);
+    }
+
+    #[test]
+    fn a_bridge_forwards_and_sends_through_one_function() {
+        let begins = ["nft_do_chain", "nft_do_chain_bridge", "nf_hook_slow", "__br_forward"];
+        let of = |more: &[&str]| hook_of(&stack(&[&begins, more].concat()));
+        assert_eq!(of(&["br_handle_frame_finish", "br_handle_frame", "ip_output"]), Some(Hook::Forward));
+        assert_eq!(of(&["br_dev_xmit", "br_handle_frame"]), Some(Hook::Output));
+        assert_eq!(of(&["br_flood", "br_dev_xmit"]), Some(Hook::Output));
+        assert_eq!(of(&["unheard_of"]), None);
+        let input = ["nft_do_chain", "nft_do_chain_bridge", "nf_hook_slow", "br_pass_frame_up"];
+        assert_eq!(hook_of(&stack(&input)), Some(Hook::Input));
     }
 
     #[test]

@@ -70,6 +70,7 @@ fn syn_dropped(at_ms: u64, sock: u64, netns: u32) -> Event {
         reason: 12,
         location: 0,
         suppressed: 0,
+        limit_key: 0,
         packet,
         stack,
         frames: Default::default(),

@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 use super::{LIMIT, netdiag, one_line, run_netdiag};
 
 pub fn names_the_missing_capability() -> Result<()> {
-    for arguments in [&["run", "--", "echo", "started"][..], &["watch"]] {
+    for arguments in [&["run", "--", "echo", "started"][..], &["watch"], &["drops"]] {
         let mut command = std::process::Command::new(tools::path("setpriv"));
         command.arg("--bounding-set=-all").arg(binary().context("no netdiag binary")?).args(arguments);
         let output = run(command, LIMIT)?;
@@ -27,7 +27,7 @@ pub fn names_the_missing_capability() -> Result<()> {
 
 /// The commands that need the kernel say one line and exit with 2.
 fn cannot(why: &str, prepare: impl Fn(&mut Command)) -> Result<()> {
-    for arguments in [&["run", "--", "echo", "started"][..], &["watch"]] {
+    for arguments in [&["run", "--", "echo", "started"][..], &["watch"], &["drops"]] {
         let mut command = netdiag(arguments)?;
         prepare(&mut command);
         let output = run(command, LIMIT)?;
@@ -64,7 +64,10 @@ pub fn refuses_an_old_kernel() -> Result<()> {
 
 pub fn shows_where_a_filter_is_wrong() -> Result<()> {
     for (filter, place) in [("tcp port eighty", 9), ("host 10.0.0.1 nad port 80", 14), ("(tcp port 80", 12)] {
-        let output = run_netdiag(&["watch", filter])?;
+        for command in ["watch", "drops"] {
+            run_netdiag(&[command, filter])?.exits(2)?;
+        }
+        let output = run_netdiag(&["drops", filter])?;
         output.exits(2)?.says(filter)?;
         let lines: Vec<&str> = output.stderr.lines().collect();
         let line = lines.iter().find(|line| line.contains(filter));
@@ -122,12 +125,13 @@ pub fn output_cannot_be_written() -> Result<()> {
 
 /// A reader that goes away is its own affair.
 pub fn closed_pipe() -> Result<()> {
-    let cases: [(&[&str], i32); 6] = [
+    let cases: [(&[&str], i32); 7] = [
         (&["explain", "--list"], 0),
         (&["explain", "refused.no-listener"], 0),
         (&["--help"], 0),
         (&["doctor"], 0),
         (&["watch", "--duration", "300ms"], 0),
+        (&["drops", "--duration", "300ms"], 0),
         (&["run", "--", "sh", "-c", "exit 3"], 3),
     ];
     for (arguments, status) in cases {

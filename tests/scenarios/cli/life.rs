@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use netdiag_tests::net::{Family, Namespace, Topology};
 use netdiag_tests::netdiag::{Run, Watch};
 use netdiag_tests::process::{Process, run};
-use netdiag_tests::{clients, hooks, tools};
+use netdiag_tests::{bpf_objects, clients, hooks};
 use nix::sys::signal::Signal;
 
 use super::{LIMIT, netdiag, netdiag_inside};
@@ -34,30 +34,6 @@ pub fn two_at_once() -> Result<()> {
     Ok(())
 }
 
-/// Programs, links and maps that a process has descriptors of, as bpftool names them.
-fn bpf_objects(pid: u32) -> Result<BTreeSet<(&'static str, u32)>> {
-    const KINDS: [(&str, &str); 3] = [("prog_id:", "prog"), ("link_id:", "link"), ("map_id:", "map")];
-    let mut objects = BTreeSet::new();
-    for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
-        // It may have been closed in between.
-        let text = std::fs::read_to_string(entry?.path()).unwrap_or_default();
-        for line in text.lines() {
-            for (field, kind) in KINDS {
-                if let Some(id) = line.strip_prefix(field) {
-                    objects.insert((kind, id.trim().parse()?));
-                }
-            }
-        }
-    }
-    Ok(objects)
-}
-
-fn exists(kind: &str, id: u32) -> Result<bool> {
-    let mut command = std::process::Command::new(tools::path("bpftool"));
-    command.args([kind, "show", "id", &id.to_string()]);
-    Ok(run(command, LIMIT)?.code() == 0)
-}
-
 fn pinned() -> BTreeSet<std::path::PathBuf> {
     fn walk(directory: &Path, found: &mut BTreeSet<std::path::PathBuf>) {
         for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -79,7 +55,7 @@ fn ends(
     pinned_before: &BTreeSet<std::path::PathBuf>,
     signal: Signal,
 ) -> Result<i32> {
-    let objects = bpf_objects(process.pid())?;
+    let objects = bpf_objects::objects(process.pid())?;
     ensure!(objects.iter().any(|(kind, _)| *kind == "prog"), "it has no program: {objects:?}");
     let hooked = !hooks::present(Some(host))?.is_empty() || !hooks::are_used();
     ensure!(hooked, "it has no tc hook, so this shows nothing");
@@ -89,7 +65,7 @@ fn ends(
     loop {
         let mut left: Vec<String> = hooks::present(Some(host))?.into_iter().collect();
         for (kind, id) in &objects {
-            if exists(kind, *id)? {
+            if bpf_objects::exists(kind, *id)? {
                 left.push(format!("{kind} {id}"));
             }
         }

@@ -1,6 +1,6 @@
 //! A rule of this machine says no: with a RST or an ICMP error, in the peer's place.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use netdiag_tests::clients::{self, connect, nc};
 use netdiag_tests::net::{Family, Namespace, Topology};
 use netdiag_tests::netdiag::{Diagnosis, Report};
@@ -88,7 +88,14 @@ pub fn iptables(family: Family, variant: &str, with: &str, port: u16) -> Result<
             .mentions("/next_steps/0/command", "-D INPUT")?;
         return Ok(());
     }
-    ensure!(found.at("/confidence") == "likely", "{}", report.dump());
+    found
+        .has("/confidence", "likely")?
+        .has("/firewall/engine", "iptables")?
+        .has("/firewall/chain", "INPUT")?
+        .has("/firewall/rule_number", 1)?
+        .has("/firewall/exact", false)?
+        .mentions("/firewall/rule", "-j REJECT")?
+        .mentions("/next_steps/0/command", "-D INPUT")?;
     Ok(())
 }
 

@@ -1,5 +1,8 @@
 //! Scenarios of the symptom `timeout`: the registry here, the stories beside it.
 
+pub mod changed;
+mod compared;
+mod dropper;
 mod established;
 mod firewall;
 mod listener;
@@ -25,8 +28,10 @@ const CURL_TUN: &[Need] = &[Need::Tool("curl"), Need::Tun];
 const PYTHON_TUN: &[Need] = &[Need::Python, Need::Tun];
 const TUN: &[Need] = &[Need::Tun];
 const CONNTRACK: &[Need] = &[Need::Nftables, Need::Conntrack];
+const CONNTRACK_TUN: &[Need] = &[Need::Nftables, Need::Conntrack, Need::Tun];
 const IPTABLES_NFT: &[Need] = &[Need::Tool("curl"), Need::IptablesNft];
 const IPTABLES_LEGACY: &[Need] = &[Need::Tool("curl"), Need::IptablesLegacy];
+const LEGACY_TUN: &[Need] = &[Need::Tool("curl"), Need::Tun, Need::IptablesLegacy];
 
 use Scenario as S;
 
@@ -82,6 +87,8 @@ pub const SCENARIOS: &[Scenario] = &[
     S::hit("timeout.firewall-drop", "rule_at_ingress_v4", || rule::ingress(V4)).needs(CURL_NFT),
     S::hit("timeout.firewall-drop", "rule_at_ingress_v6", || rule::ingress(V6)).needs(CURL_NFT),
     S::hit("timeout.firewall-drop", "rule_at_egress", rule::egress).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "rule_of_a_bridge_v4", || rule::bridge(V4)).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "rule_of_a_bridge_v6", || rule::bridge(V6)).needs(CURL_NFT),
     S::hit("timeout.firewall-drop", "rule_of_iptables_nft_v4", || rule::iptables(V4)).needs(IPTABLES_NFT),
     S::hit("timeout.firewall-drop", "rule_of_iptables_nft_v6", || rule::iptables(V6)).needs(IPTABLES_NFT),
     S::hit("timeout.firewall-drop", "rule_deleted_as_told_v4", || rule::deleted_as_told(V4)).needs(CURL_NFT),
@@ -93,6 +100,30 @@ pub const SCENARIOS: &[Scenario] = &[
     S::hit("timeout.firewall-drop", "rule_behind_counters", rule::counted_before).needs(CURL_NFT),
     S::hit("timeout.firewall-drop", "rule_replaced_meanwhile", rule::replaced_meanwhile).needs(NFT),
     S::hit("timeout.firewall-drop", "same_rule_in_another_namespace", rule::same_rule_elsewhere).needs(NFT),
+    S::hit("timeout.firewall-drop", "legacy_rule_jumped_to_v4", || compared::jumped_to(V4)).needs(IPTABLES_LEGACY),
+    S::hit("timeout.firewall-drop", "legacy_rule_jumped_to_v6", || compared::jumped_to(V6)).needs(IPTABLES_LEGACY),
+    S::hit("timeout.firewall-drop", "legacy_other_rule_never_counted", compared::other_rule_never_counted).needs(IPTABLES_LEGACY),
+    S::hit("timeout.firewall-drop", "legacy_either_of_two", compared::either_of_two).needs(IPTABLES_LEGACY),
+    S::hit("timeout.firewall-drop", "legacy_told_apart_by_counters", compared::told_apart_by_counters).needs(IPTABLES_LEGACY),
+    S::hit("timeout.firewall-drop", "legacy_policy_v4", || compared::policy(V4)).needs(IPTABLES_LEGACY),
+    S::hit("timeout.firewall-drop", "legacy_policy_v6", || compared::policy(V6)).needs(IPTABLES_LEGACY),
+    S::hit("timeout.firewall-drop", "legacy_input_of_the_server_v4", || compared::in_server(V4)).needs(IPTABLES_LEGACY),
+    S::hit("timeout.firewall-drop", "legacy_input_of_the_server_v6", || compared::in_server(V6)).needs(IPTABLES_LEGACY),
+    S::hit("timeout.firewall-drop", "legacy_last_of_three_tables", compared::last_of_three_tables).needs(IPTABLES_LEGACY),
+    S::hit("timeout.firewall-drop", "legacy_replaced_meanwhile", compared::replaced_meanwhile).needs(IPTABLES_LEGACY),
+    S::hit("timeout.firewall-drop", "legacy_same_rule_in_another_namespace", compared::same_rule_elsewhere).needs(IPTABLES_LEGACY),
+    S::near_miss("timeout.firewall-drop", "legacy_rule_for_other_port", compared::rule_for_other_port).needs(IPTABLES_LEGACY),
+    S::near_miss("timeout.firewall-drop", "legacy_rule_counts_and_accepts", compared::rule_counts_and_accepts).needs(LEGACY_TUN),
+    S::hit("timeout.firewall-drop", "compared_rule_v4", || compared::nft_rule(V4)).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "compared_rule_v6", || compared::nft_rule(V6)).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "compared_policy_after_return", compared::nft_policy_after_return).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "compared_second_of_two_tables", compared::nft_second_of_two_tables).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "traced_rule_v4", || compared::traced_rule(V4)).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "traced_rule_v6", || compared::traced_rule(V6)).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "traced_policy", compared::traced_policy).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "trace_leaves_nothing", compared::trace_leaves_nothing).needs(NFT),
+    S::hit("timeout.firewall-drop", "rule_added_meanwhile", changed::rule_added).needs(NFT),
+    S::hit("timeout.firewall-drop", "another_rule_added_meanwhile", changed::other_changes).needs(NFT),
     S::near_miss("timeout.firewall-drop", "rule_for_other_port", firewall::rule_for_other_port).needs(CURL_NFT),
     S::near_miss("timeout.firewall-drop", "rule_counts_and_accepts", firewall::rule_counts_and_accepts).needs(CURL_NFT),
     S::near_miss("timeout.firewall-drop", "first_syn_only", firewall::first_syn_only).needs(CURL_NFT),
@@ -104,9 +135,31 @@ pub const SCENARIOS: &[Scenario] = &[
     S::near_miss("timeout.conntrack-full", "nearly_full", firewall::conntrack_table_nearly_full).needs(CONNTRACK),
     S::near_miss("timeout.conntrack-full", "legacy_rule", || firewall::iptables(V4, "legacy")).needs(IPTABLES_LEGACY),
 
+    S::hit("timeout.bpf-drop", "tc_v4", || dropper::tc_filter(V4)),
+    S::hit("timeout.bpf-drop", "tc_v6", || dropper::tc_filter(V6)),
+    S::hit("timeout.bpf-drop", "tcx_of_the_router", dropper::tcx_of_the_router),
+    S::hit("timeout.bpf-drop", "tc_drops_the_answer", dropper::tc_drops_the_answer),
+    S::hit("timeout.bpf-drop", "xdp_of_the_server_v4", || dropper::xdp_of_the_server(V4)),
+    S::hit("timeout.bpf-drop", "xdp_of_the_server_v6", || dropper::xdp_of_the_server(V6)),
+    S::hit("timeout.bpf-drop", "control_group_v4", || dropper::control_group(V4)),
+    S::hit("timeout.bpf-drop", "control_group_v6", || dropper::control_group(V6)),
+    S::hit("timeout.bpf-drop", "control_group_rejects_the_answer", dropper::control_group_rejects_the_answer),
+    S::near_miss("timeout.bpf-drop", "another_port", dropper::another_port).needs(CURL),
+    S::near_miss("timeout.bpf-drop", "a_rule_behind_the_program", dropper::rule_behind_a_program).needs(NFT),
+
+    S::hit("timeout.qdisc-drop", "v4", || dropper::queue(V4)),
+    S::hit("timeout.qdisc-drop", "v6", || dropper::queue(V6)),
+    S::near_miss("timeout.qdisc-drop", "queue_with_room", dropper::queue_with_room).needs(CURL),
+
+    S::hit("timeout.forwarding-disabled", "v4", || dropper::no_forwarding(V4)),
+    S::hit("timeout.forwarding-disabled", "v6", || dropper::no_forwarding(V6)),
+    S::near_miss("timeout.forwarding-disabled", "hosts_that_are_no_routers", dropper::only_routers_forward).needs(CURL),
+    S::near_miss("timeout.forwarding-disabled", "rule_of_the_router", || firewall::in_router(V4, "forward")).needs(NC_NFT),
+
     S::hit("timeout.reply-dropped", "input_v4", || reply::input(V4)).needs(CURL_NFT),
     S::hit("timeout.reply-dropped", "input_v6", || reply::input(V6)).needs(CURL_NFT),
     S::hit("timeout.reply-dropped", "conntrack_invalid", reply::conntrack_invalid).needs(CONNTRACK),
+    S::hit("timeout.reply-dropped", "conntrack_window", reply::conntrack_window).needs(CONNTRACK_TUN),
     S::hit("timeout.reply-dropped", "output_of_the_server_v4", || reply::output_of_the_server(V4)).needs(NC_NFT),
     S::hit("timeout.reply-dropped", "output_of_the_server_v6", || reply::output_of_the_server(V6)).needs(NC_NFT),
     S::hit("timeout.reply-dropped", "forward_on_the_way_back", reply::forward_on_the_way_back).needs(CURL_NFT),

@@ -6,8 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use netdiag_tests::clients::{connect, curl, nc};
 use netdiag_tests::net::{Family, Namespace, Topology};
-use netdiag_tests::netdiag::{Diagnosis, Report};
+use netdiag_tests::netdiag::{Diagnosis, Report, Run};
 use netdiag_tests::process;
+use netdiag_tests::scenario::skip;
 use netdiag_tests::servers;
 
 use super::{chain, happened_in, run_shell, run_steps};
@@ -161,6 +162,35 @@ pub fn egress() -> Result<()> {
     let _server = servers::http(&net.server, Family::V4.server(8080))?;
     let report = net.netdiag_run(&curl(Family::V4.server(8080), PATIENCE))?;
     let place = Place { namespace: &net.client, family: "netdev", chain: "c", hook: "egress" };
+    named(report.exits(28)?, place, DROP)?;
+    Ok(())
+}
+
+/// Client and server on one link, with a bridge between them that has rules.
+pub fn bridge(family: Family) -> Result<()> {
+    let [client, bridge, server] = Namespace::several(["client", "bridge", "server"])?;
+    if bridge.ip("link add br0 type bridge").is_err() {
+        return skip("no bridge");
+    }
+    bridge.ip("link set br0 up")?;
+    for (end, port) in [(&client, "p1"), (&server, "p2")] {
+        bridge.ip(&format!("link add {port} type veth peer name eth0 netns {}", end.name()))?;
+        bridge.ip(&format!("link set {port} master br0 up"))?;
+    }
+    for (end, host) in [(&client, 1), (&server, 2)] {
+        end.ip_batch(&format!(
+            "addr add 10.77.9.{host}/24 dev eth0
+             addr add fd77:99::{host}/64 dev eth0 nodad
+             link set eth0 up"
+        ))?;
+    }
+    if bridge.nft(&chain("bridge", "forward", &format!("udp dport 8080 drop; {DROP}"))).is_err() {
+        return skip("no nftables for bridges");
+    }
+    let address = if family == Family::V4 { "10.77.9.2:8080" } else { "[fd77:99::2]:8080" }.parse()?;
+    let _server = servers::http(&server, address)?;
+    let report = Run::inside(&client).showing(&[&bridge, &server]).command(&curl(address, PATIENCE))?;
+    let place = Place { namespace: &bridge, family: "bridge", chain: "c", hook: "forward" };
     named(report.exits(28)?, place, DROP)?;
     Ok(())
 }

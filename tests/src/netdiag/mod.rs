@@ -1,5 +1,7 @@
 //! The program under test: started, stopped, and its report read.
 
+mod agent;
+mod drops;
 mod report;
 mod run;
 mod vectors;
@@ -7,6 +9,8 @@ mod watch;
 
 use std::path::{Path, PathBuf};
 
+pub use agent::{Agent, Answer, Home};
+pub use drops::{Drop, Drops, DropsReport};
 pub use report::{Diagnosis, Report};
 pub use run::Run;
 pub use watch::Watch;

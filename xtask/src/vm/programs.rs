@@ -27,9 +27,8 @@ pub struct Programs {
 /// # Errors
 /// When they do not compile.
 pub fn build(directory: &Path) -> Result<Programs> {
-    share_bpf(directory)?;
     println!("vm: building static binaries");
-    cmd::run(&mut cargo(directory, &["build", "--package", "netdiag-user", "--bin", "netdiag"]))?;
+    let netdiag = netdiag(directory)?;
     cmd::run(&mut cargo(directory, &["build", "--package", "netdiag-tests", "--bins"]))?;
     let mut tests =
         cargo(directory, &["test", "--package", "netdiag-tests", "--test", "scenarios", "--no-run"]);
@@ -42,11 +41,21 @@ pub fn build(directory: &Path) -> Result<Programs> {
         test_program(&String::from_utf8_lossy(&output.stdout)).context("cargo named no test program")?;
     let release = directory.join(TARGET).join("release");
     Ok(Programs {
-        netdiag: release.join("netdiag"),
+        netdiag,
         scenarios,
         init: release.join("nd-init"),
         helpers: ["nd-client", "nd-server"].map(|name| release.join(name)).to_vec(),
     })
+}
+
+/// netdiag alone, which needs nothing but a kernel.
+///
+/// # Errors
+/// When it does not compile.
+pub fn netdiag(directory: &Path) -> Result<PathBuf> {
+    share_bpf(directory)?;
+    cmd::run(&mut cargo(directory, &["build", "--package", "netdiag-user", "--bin", "netdiag"]))?;
+    Ok(directory.join(TARGET).join("release/netdiag"))
 }
 
 fn cargo(directory: &Path, args: &[&str]) -> Command {

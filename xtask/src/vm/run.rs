@@ -214,6 +214,11 @@ impl Plan {
             if let Some((_, failures)) = section.text.split_once("\nfailures:\n") {
                 println!("{}", failures.trim_end());
             }
+            section
+                .text
+                .lines()
+                .filter(|line| line.starts_with("UNSTEADY "))
+                .for_each(|line| println!("{line}"));
         }
         if row.problems.is_empty() {
             return;

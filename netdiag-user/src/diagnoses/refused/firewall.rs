@@ -1,6 +1,6 @@
 //! A firewall of this machine said no.
 
-use super::super::rule::{self, Allow};
+use super::super::rule::{self, Allow, that_rejects};
 use super::super::words::{enter, netns_phrase};
 use super::super::{Confidence, Evidence, Finding, Stage, Verdict, Where, WhereSide};
 use super::{rejected, request};
@@ -11,23 +11,35 @@ use crate::track::{Hook, Place, Side, What};
 const AT_ONCE_NS: u64 = 100_000_000;
 
 /// What was rejected, and where.
-struct Rejected<'a> {
-    packet: &'a Packet,
-    symbol: Option<&'a str>,
-    hook: Option<Hook>,
-    place: &'a Place,
-    rule: Option<&'a DropRule>,
+pub(super) struct Rejected<'a> {
+    pub(super) packet: &'a Packet,
+    pub(super) symbol: Option<&'a str>,
+    pub(super) hook: Option<Hook>,
+    pub(super) place: &'a Place,
+    /// One that rejects.
+    pub(super) rule: Option<DropRule>,
 }
 
-/// The last request that the packet filter dropped, right before the refusal.
-fn last(evidence: &Evidence) -> Option<Rejected<'_>> {
-    let end = evidence.connection.end_ns;
+/// The last request that the packet filter dropped, right before the refusal; `None` if that was another's.
+pub(super) fn last(evidence: &Evidence) -> Option<Rejected<'_>> {
+    let connection = &evidence.connection;
+    let refused = connection.errno == Some(libc::ECONNREFUSED) && connection.side == Side::Outbound;
+    if !refused || !rejected(evidence) {
+        return None;
+    }
+    let end = connection.end_ns;
     let drops = evidence.drops().filter(|(time_ns, _)| (*time_ns..=*time_ns + AT_ONCE_NS).contains(&end));
     let of_filter = drops.filter_map(|(_, what)| match what {
         What::Dropped { packet, outgoing: true, reason, symbol, hook, place, rule, .. }
             if reason == "NETFILTER_DROP" =>
         {
-            Some(Rejected { packet, symbol: symbol.as_deref(), hook: *hook, place, rule: rule.as_deref() })
+            Some(Rejected {
+                packet,
+                symbol: symbol.as_deref(),
+                hook: *hook,
+                place,
+                rule: rule.as_deref().and_then(that_rejects),
+            })
         }
         _ => None,
     });
@@ -37,17 +49,13 @@ fn last(evidence: &Evidence) -> Option<Rejected<'_>> {
 /// ECONNREFUSED right after netfilter of this machine dropped the request: whoever drops in silence does not answer.
 pub fn reject(evidence: &Evidence) -> Verdict {
     let connection = &evidence.connection;
-    let refused = connection.errno == Some(libc::ECONNREFUSED) && connection.side == Side::Outbound;
-    if !refused || !rejected(evidence) {
-        return Verdict::Healthy;
-    }
     let Some(drop) = last(evidence) else { return Verdict::Healthy };
     let netns = Some(drop.place.netns).filter(|inode| *inode != 0);
     let there = netns_phrase(evidence, netns, drop.place.netns_name.as_deref());
     let hook = drop.hook.map(|hook| format!(" (hook {hook})")).unwrap_or_default();
     let what = request(evidence);
     let peer = connection.peer;
-    let sentence = drop.rule.map(|rule| format!(" {}", rule::sentence(rule))).unwrap_or_default();
+    let sentence = drop.rule.as_ref().map(|rule| format!(" {}", rule::sentence(rule))).unwrap_or_default();
     let engine = drop.symbol.is_some_and(|symbol| symbol == "nft_do_chain").then(|| "nftables".to_owned());
     let finding = Finding::new(
         if drop.rule.is_some() { Confidence::Certain } else { Confidence::Likely },
@@ -55,14 +63,14 @@ pub fn reject(evidence: &Evidence) -> Verdict {
         "refused",
         format!("a local firewall rejects the {what}{there}{hook}"),
     )
-    .firewall(rule::fact(engine, drop.hook, drop.rule))
+    .firewall(rule::fact(engine, drop.hook, drop.rule.as_ref()))
     .explain(format!(
         "The firewall of this machine{there} threw the {what} for {peer} away and answered in the peer's place, so that \
          the application is told at once. To the application it looks as if nothing listened there.{sentence} The \
          network and the service may be fine."
     ));
     let ns = enter(evidence, drop.place);
-    match drop.rule {
+    match &drop.rule {
         Some(rule) => rule::steps(finding, &ns, rule, Allow::Packet(&drop.packet.tuple)),
         None => find_rule(finding, &ns)
             .advise(format!("accept {peer} before the rule that rejects, as narrowly as you can")),

@@ -4,6 +4,8 @@ mod backlog;
 mod firewall;
 mod listener;
 mod peer;
+mod remote;
+mod service;
 #[cfg(test)]
 mod tests;
 
@@ -45,6 +47,30 @@ pub const ALL: &[Diagnosis] = &[
         check: firewall::reject,
     },
     Diagnosis {
+        code: "refused.service-no-endpoints",
+        title: "the Kubernetes Service has no endpoints",
+        specificity: 90,
+        needs: &["inet_sock_set_state", "kfree_skb"],
+        page: include_str!("../pages/refused/service-no-endpoints.md"),
+        check: service::no_endpoints,
+    },
+    Diagnosis {
+        code: "refused.remote-firewall-reject",
+        title: "a firewall on the way or at the peer rejects it",
+        specificity: 40,
+        needs: &["inet_sock_set_state"],
+        page: include_str!("../pages/refused/remote-firewall-reject.md"),
+        check: remote::reject,
+    },
+    Diagnosis {
+        code: "refused.middlebox-reset",
+        title: "somebody on the way resets it in the peer's name",
+        specificity: 45,
+        needs: &["inet_sock_set_state"],
+        page: include_str!("../pages/refused/middlebox-reset.md"),
+        check: remote::middlebox,
+    },
+    Diagnosis {
         code: "refused.backlog-overflow",
         title: "the accept queue is full and the listener resets new clients",
         specificity: 80,
@@ -81,7 +107,9 @@ fn rejected(evidence: &Evidence) -> bool {
         });
         of_request.map(|(time_ns, ())| time_ns).last()
     };
-    let filter = last(|reason, rule| reason == "NETFILTER_DROP" && rule.is_none_or(|rule| rule.rejects));
+    let filter = last(|reason, rule| {
+        reason == "NETFILTER_DROP" && rule.is_none_or(|rule| rule.may_reject() || !rule.basis.is_exact())
+    });
     let socket = last(|reason, _| reason == "NO_SOCKET");
     filter.is_some_and(|filter| socket.is_none_or(|socket| socket < filter))
 }

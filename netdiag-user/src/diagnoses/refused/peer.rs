@@ -7,8 +7,8 @@ use crate::probes::{Packet, protocol};
 use crate::track::{Place, What};
 
 /// ICMP "port unreachable" (RFC 792) and its ICMPv6 twin (RFC 4443): type and code.
-const PORT_UNREACHABLE: (u8, u8) = (3, 3);
-const PORT_UNREACHABLE_V6: (u8, u8) = (1, 4);
+pub(super) const PORT_UNREACHABLE: (u8, u8) = (3, 3);
+pub(super) const PORT_UNREACHABLE_V6: (u8, u8) = (1, 4);
 
 /// ECONNREFUSED from an address that is not on this machine.
 pub fn no_listener(evidence: &Evidence) -> Verdict {
@@ -130,7 +130,7 @@ fn arrived(packet: &Packet, place: &Place) -> String {
 }
 
 /// Routers in between, from the usual initial values; `None` for a TTL that is not known.
-fn hops(ttl: u8) -> Option<u8> {
+pub(super) fn hops(ttl: u8) -> Option<u8> {
     match ttl {
         0 => None,
         1..=64 => Some(64 - ttl),

@@ -238,7 +238,9 @@ fn a_remote_answer_that_was_not_seen_is_possible() {
 
 #[test]
 fn an_icmp_error_for_tcp_is_a_filter() {
-    Case::connecting().errno(libc::ECONNREFUSED).icmp(1, 3, 3).healthy("refused");
+    let case = || Case::connecting().errno(libc::ECONNREFUSED).icmp(1, 3, 3);
+    assert_eq!(case().diagnosed().0, "refused.remote-firewall-reject");
+    assert_eq!(case().asked("refused.peer-no-listener"), Verdict::Healthy);
 }
 
 #[test]
@@ -254,7 +256,7 @@ fn a_datagram_refused_by_the_peer_itself() {
     };
     let (code, confidence, _) = best(from("10.0.2.2:0"));
     assert_eq!((code, confidence), ("refused.peer-no-listener", Confidence::Likely));
-    from("10.0.1.1:0").healthy("refused");
+    assert_eq!(from("10.0.1.1:0").asked("refused.peer-no-listener"), Verdict::Healthy);
     assert_eq!(refused().udp().found("refused.peer-no-listener").confidence, Confidence::Possible);
 }
 

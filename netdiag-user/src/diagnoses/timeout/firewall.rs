@@ -111,7 +111,7 @@ pub(super) fn firewall_drop(evidence: &Evidence) -> Verdict {
 mod tests {
     use super::super::super::testing::{self, ACK, Case, SYN, there};
     use super::*;
-    use crate::probes::{DropRule, TcpState};
+    use crate::probes::{Basis, DropRule, Engine, TcpState};
     use crate::track::Hook;
 
     fn nft() -> testing::Drop {
@@ -150,6 +150,39 @@ mod tests {
         );
         let first = finding.next_steps[0].command.as_deref().unwrap();
         assert_eq!(first, "ip netns exec srv nft delete rule inet fw c handle 12");
+    }
+
+    #[test]
+    fn a_finding_is_no_surer_than_its_rule() {
+        let rule = |number| DropRule {
+            engine: Engine::IptablesLegacy,
+            family: "ip".into(),
+            table: "filter".into(),
+            chain: "OUTPUT".into(),
+            number: Some(number),
+            text: Some("-A OUTPUT -j DROP".into()),
+            basis: Basis::Matching,
+            ..DropRule::default()
+        };
+        let told = |rule: DropRule| {
+            let drop = testing::Drop::syn("NETFILTER_DROP", "nf_hook_slow").hook(Hook::Output).rule(rule);
+            let (code, finding) = Case::connecting().syn_again(&[1000]).dropped(1000, drop).diagnosed();
+            assert_eq!(code, "timeout.firewall-drop");
+            finding
+        };
+        let one = told(rule(3));
+        assert_eq!(one.confidence, Confidence::Likely);
+        assert!(
+            one.explanation.contains("probably rule 3 of chain OUTPUT of iptables-legacy's table filter")
+        );
+        assert_eq!(one.next_steps[0].command.as_deref(), Some("iptables-legacy -t filter -D OUTPUT -j DROP"));
+        let several = told(DropRule { others: vec![rule(5)], ..rule(3) });
+        assert_eq!(several.confidence, Confidence::Possible);
+        assert!(several.explanation.contains("2 fit: rule 3 of"), "{}", several.explanation);
+        let list = several.next_steps[0].command.as_deref();
+        assert_eq!(list, Some("iptables-legacy -t filter -nvL --line-numbers"));
+        let traced = told(DropRule { basis: Basis::Trace, ..rule(3) });
+        assert_eq!(traced.confidence, Confidence::Certain);
     }
 
     #[test]

@@ -11,7 +11,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 const DEADLINE: Duration = Duration::from_secs(3);
 const MAX_OUTPUT: usize = 32 << 20;
 /// The system's own tools, wherever the user's PATH leads.
-const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin:/run/current-system/sw/bin";
+pub(super) const PATH: &str =
+    "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin:/run/current-system/sw/bin";
 
 /// What the command writes to its standard output; `None` if it is not there, fails, or takes too long.
 pub(super) fn output(words: &[&str]) -> Option<String> {

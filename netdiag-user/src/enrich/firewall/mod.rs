@@ -1,35 +1,44 @@
-//! Which rule of nftables (or of iptables-nft, which nftables runs) dropped a packet, in its own words.
+//! Which rule of the packet filter dropped a packet, in its own words.
 //!
-//! The kernel frees a packet that a rule drops inside `nft_do_chain`, whose frame on the stack holds the expression
+//! nftables (and iptables-nft, which nftables runs): the kernel frees a packet that a rule drops inside `nft_do_chain`, whose frame on the stack holds the expression
 //! that said so. Probe `drop` sends the frames along; here they are confirmed in the kernel's memory, and the rule is
 //! looked up by its handle in the ruleset of the packet's network namespace. Accepted packets cost nothing.
 //!
 //! Everything that is read from the kernel's memory may be wrong: rules come and go meanwhile. A rule that cannot be
-//! confirmed is not named.
+//! confirmed is not named. Then, and for iptables-legacy, the packet is compared with the ruleset, which gives the rules
+//! that may have dropped it ([`DropRule::basis`]).
 
 mod chains;
 mod command;
+mod fallback;
 mod frames;
 mod generation;
 mod layout;
 mod listing;
+mod matching;
 mod rules;
 mod rulesets;
+mod service;
 #[cfg(test)]
 mod testing;
+mod trace;
 mod verdict;
 #[cfg(test)]
 mod verdict_tests;
 
 use std::collections::HashMap;
 
+use fallback::{Fallback, Source};
 use layout::Layout;
+use matching::Subject;
 use rulesets::Rulesets;
+use trace::Tracers;
 use verdict::{Question, Site, Verdict};
 
+use crate::enrich::changes::RuleName;
 use crate::kernel::btf::Btf;
 use crate::kernel::peek::Pages;
-use crate::probes::{Drop, DropRule, Frames, Snapshot};
+use crate::probes::{Drop, DropRule, Engine, Frames, Snapshot};
 use crate::track::Hook;
 
 /// Pages of the kernel's memory that are read for one drop: a chain of some ten thousand rules.
@@ -45,7 +54,14 @@ pub struct Firewall {
     /// By address.
     sites: HashMap<u64, Site>,
     rulesets: Rulesets,
+    fallback: Fallback,
+    /// `None` unless the user asked for it.
+    tracers: Option<Tracers>,
 }
+
+/// Where the kernel frees what a rule drops: nftables itself, or the caller of every other filter.
+const BY_NFTABLES: &str = "nft_do_chain";
+const BY_OTHERS: &str = "nf_hook_slow";
 
 impl Firewall {
     /// Names the rule of a drop inside `nft_do_chain`; best at once, while everything is still there. `frames`: memory
@@ -81,12 +97,66 @@ impl Firewall {
             Some(current && layout.fingerprint(&mut now, *rule) == fingerprint)
         };
         self.rulesets.describe(inode.into(), &mut rule, fingerprint, &mut is_current);
+        service::add_element(inode.into(), &mut rule, &drop.packet.tuple);
         drop.rule = Some(Box::new(rule));
     }
 
-    /// Looks whether a rule of this network namespace is still there.
-    pub fn look_again(&mut self, netns: u32, rule: &mut DropRule) {
-        self.rulesets.look_again(netns.into(), rule);
+    /// From now on has nftables trace the packets of flows whose rule is not known: that takes tables of netdiag's own.
+    pub fn trace(&mut self) {
+        self.tracers.get_or_insert_default();
+    }
+
+    /// Takes the rule from the trace of the packet; without one, packets of that flow are traced from now on.
+    pub fn follow(&mut self, drop: &mut Drop) {
+        let Some(tracers) = &mut self.tracers else { return };
+        let inode = drop.packet.netns.into();
+        let Some(mut rule) = tracers.take(inode, &drop.packet.tuple) else {
+            return tracers.want(inode, &drop.packet.tuple);
+        };
+        self.rulesets.add_words_by_name(inode, &mut rule);
+        // In nft's own words that is what a rule says which rejects.
+        rule.rejects |= rule.text.as_ref().is_some_and(|text| text.split(' ').any(|word| word == "reject"));
+        service::add_element(inode, &mut rule, &drop.packet.tuple);
+        drop.rule = Some(Box::new(rule));
+    }
+
+    /// Finds the rule of a drop that the kernel does not name, by comparing. `symbol`: the function that freed the packet;
+    /// `now_ns`: `CLOCK_MONOTONIC`.
+    pub fn compare(&mut self, drop: &mut Drop, symbol: &str, hook: Option<Hook>, now_ns: u64) {
+        let Some(hook) = hook else { return };
+        let source = match symbol {
+            BY_NFTABLES => Source::Nftables,
+            BY_OTHERS => Source::Legacy { v4: drop.packet.tuple.destination.is_ipv4() },
+            _ => return,
+        };
+        let inode = drop.packet.netns.into();
+        let subject = Subject { packet: &drop.packet, hook };
+        let Some(mut rule) = self.fallback.find(inode, source, &subject, drop.time_ns, now_ns) else {
+            return;
+        };
+        if source == Source::Nftables {
+            let mut others = std::mem::take(&mut rule.others);
+            let mut all: Vec<&mut DropRule> = std::iter::once(&mut rule).chain(&mut others).collect();
+            self.rulesets.add_words(inode, &mut all);
+            rule.others = others;
+            if rule.others.is_empty() {
+                service::add_element(inode, &mut rule, &drop.packet.tuple);
+            }
+        }
+        drop.rule = Some(Box::new(rule));
+    }
+
+    /// The words of the rule that has this name in this network namespace now.
+    pub fn words(&mut self, netns: u32, name: &RuleName) -> Option<String> {
+        self.rulesets.words(netns.into(), name)
+    }
+
+    /// Looks whether a rule of this network namespace is still there. `now_ns`: `CLOCK_MONOTONIC`.
+    pub fn look_again(&mut self, netns: u32, rule: &mut DropRule, now_ns: u64) {
+        match rule.engine {
+            Engine::IptablesLegacy => self.fallback.look_again(netns.into(), rule, now_ns),
+            Engine::Nftables | Engine::Iptables => self.rulesets.look_again(netns.into(), rule),
+        }
     }
 }
 

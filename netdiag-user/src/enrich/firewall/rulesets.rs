@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::command::output;
 use super::generation::Generation;
 use super::listing::{self, Line, Lines};
+use crate::enrich::changes::RuleName;
 use crate::enrich::netns;
 use crate::probes::{DropRule, Engine};
 
@@ -73,13 +74,9 @@ impl Rulesets {
                 (listed && still == Some(true)).then(|| self.confirm(inode, rule, key)).flatten()
             }
         };
-        let Some(line) = line else { return };
-        rule.engine = engine(line.xtables);
-        rule.number = line.xtables.then_some(line.number);
-        // To nftables it is one of many targets; only iptables knows which.
-        rule.rejects |= line.xtables && line.text.contains(" -j REJECT");
-        rule.text = Some(line.text);
-        rule.comment = line.comment;
+        if let Some(line) = line {
+            use_line(rule, &line);
+        }
     }
 
     /// Keeps what is listed of this rule as its words.
@@ -103,6 +100,34 @@ impl Rulesets {
         rule.engine = engine(of_table.any(|(_, line)| line.xtables));
     }
 
+    /// Adds the words of a rule that is known by the names of its table and chain and by its handle, just now.
+    pub(super) fn add_words_by_name(&mut self, inode: u64, rule: &mut DropRule) {
+        if self.refresh(inode).is_none() {
+            return;
+        }
+        let Some(known) = self.known.get(&inode) else { return };
+        let is_it = |((_, handle), line): &(&(u64, u64), &Line)| {
+            Some(*handle) == rule.handle
+                && (&line.family, &line.table, &line.chain) == (&rule.family, &rule.table, &rule.chain)
+        };
+        let Some(((table, _), line)) = known.lines.iter().find(is_it) else { return };
+        rule.table_handle = *table;
+        use_line(rule, line);
+    }
+
+    /// Adds the words of rules that were found by their handles in a listing of just now.
+    pub(super) fn add_words(&mut self, inode: u64, rules: &mut [&mut DropRule]) {
+        if self.refresh(inode).is_none() {
+            return;
+        }
+        let Some(known) = self.known.get(&inode) else { return };
+        for rule in rules {
+            if let Some(line) = known.line(rule) {
+                use_line(rule, line);
+            }
+        }
+    }
+
     /// Whether the ruleset still has the rule, in the same words and under the same handle.
     pub(super) fn look_again(&mut self, inode: u64, rule: &mut DropRule) {
         let fresh = self.known.get(&inode).is_some_and(Ruleset::is_fresh);
@@ -121,6 +146,20 @@ impl Rulesets {
         if let Some(line) = line {
             rule.number = line.xtables.then_some(line.number);
         }
+    }
+
+    /// The words of the rule that has this name now.
+    pub(super) fn words(&mut self, inode: u64, name: &RuleName) -> Option<String> {
+        let handle = name.handle?;
+        if !self.known.get(&inode).is_some_and(Ruleset::is_fresh) {
+            self.refresh(inode)?;
+        }
+        let is = |line: &Line| {
+            (&line.family, &line.table, &line.chain) == (&name.family, &name.table, &name.chain)
+        };
+        let lines = &self.known.get(&inode)?.lines;
+        let found = lines.iter().find(|((_, other), line)| *other == handle && is(line));
+        found.map(|(_, line)| line.text.clone())
     }
 
     /// Reads the ruleset again, unless it is still the same. `None` if it cannot be read.
@@ -153,6 +192,15 @@ impl Rulesets {
         self.known.insert(inode, Ruleset { generation, checked: Instant::now(), lines, confirmed });
         Some(())
     }
+}
+
+fn use_line(rule: &mut DropRule, line: &Line) {
+    rule.engine = engine(line.xtables);
+    rule.number = line.xtables.then_some(line.number);
+    // To nftables it is one of many targets; only iptables knows which.
+    rule.rejects |= line.xtables && line.text.contains(" -j REJECT");
+    rule.text = Some(line.text.clone());
+    rule.comment = line.comment.clone();
 }
 
 fn engine(xtables: bool) -> Engine {
@@ -206,6 +254,15 @@ mod tests {
         let mut second = rule(1, 3);
         rulesets.describe(inode, &mut second, Some(2), &mut || Some(true));
         assert_eq!(second.text.as_deref(), Some("tcp dport 9090 drop"));
+
+        let named = |handle| RuleName {
+            family: "inet".into(),
+            table: "fw".into(),
+            chain: "c".into(),
+            handle: Some(handle),
+        };
+        assert_eq!(rulesets.words(inode, &named(3)).as_deref(), Some("tcp dport 9090 drop"));
+        assert_eq!(rulesets.words(inode, &named(99)), None);
 
         // nft keeps the handle of what it replaces.
         netns.run("nft replace rule inet fw c handle 2 tcp dport 7070 drop");

@@ -175,6 +175,31 @@ fn refused_in_another_namespace() {
 }
 
 #[test]
+fn every_rule_that_fits_is_shown() {
+    let mut report = testing::firewall_drop();
+    testing::named_rule(&mut report);
+    let one = |number: u64, rule: &str| FirewallPart {
+        engine: Some("iptables".into()),
+        family: Some("ip".into()),
+        table: Some("filter".into()),
+        chain: Some("OUTPUT".into()),
+        rule_number: Some(number),
+        rule: Some(rule.into()),
+        ..FirewallPart::default()
+    };
+    let candidates = vec![one(1, "-A OUTPUT -m mark --mark 0x1 -j DROP"), one(4, "-A OUTPUT -j DROP")];
+    let found = FirewallPart { exact: Some(false), basis: Some("matching".into()), ..candidates[0].clone() };
+    report.firewall = Some(found.clone());
+    let text = shown(&report);
+    let rule = "iptables ip filter OUTPUT rule 1:  -A OUTPUT -m mark --mark 0x1 -j DROP (found by matching)";
+    assert!(text.contains(rule), "{text}");
+    report.firewall = Some(FirewallPart { candidates, ..found });
+    let text = shown(&report);
+    assert!(text.contains("one of 2 that fit the packet; the kernel does not say which:"), "{text}");
+    assert!(text.contains("iptables ip filter OUTPUT rule 4:  -A OUTPUT -j DROP\n"), "{text}");
+}
+
+#[test]
 fn no_route_at_all() {
     insta::assert_snapshot!(shown(&no_route()), @r"
     ✗ curl[4213] → 10.0.2.2:8080   no route to host

@@ -1,0 +1,304 @@
+//! The table of metrics, their values, and the text that Prometheus reads.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+/// All names begin with it.
+pub const PREFIX: &str = "netdiag";
+/// What the label values are called that have no series of their own.
+pub const OTHER: &str = "other";
+/// Series of a metric whose label values netdiag itself chooses: there are never so many.
+const OWN_SERIES: usize = 256;
+/// Longer label values are cut.
+const LONGEST: usize = 128;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows while the agent runs; its name gets `_total`.
+    Counter,
+    Gauge,
+}
+
+/// Who chooses the values of a metric's labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Values {
+    /// netdiag: codes, probes, maps.
+    Own,
+    /// The world: so many get a series of their own as the configuration allows, the rest shares one.
+    Open,
+}
+
+#[derive(Debug)]
+pub struct Metric {
+    /// Without prefix and suffix.
+    pub name: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [&'static str],
+    pub values: Values,
+    pub help: &'static str,
+}
+
+impl Metric {
+    /// As queries call it.
+    pub fn exposed(&self) -> String {
+        let suffix = if self.kind == Kind::Counter { "_total" } else { "" };
+        format!("{PREFIX}_{}{suffix}", self.name)
+    }
+}
+
+macro_rules! metrics {
+    ($($name:ident: $kind:ident $values:ident $text:literal [$($label:literal),*] $help:literal;)*) => {
+        $(pub static $name: Metric = Metric {
+            name: $text,
+            kind: Kind::$kind,
+            labels: &[$($label),*],
+            values: Values::$values,
+            help: $help,
+        };)*
+        /// Every metric there is.
+        pub static METRICS: &[&Metric] = &[$(&$name),*];
+    };
+}
+
+metrics! {
+    BUILD: Gauge Own "build_info" ["version"] "Always 1";
+    STARTED: Gauge Own "start_time_seconds" [] "When the agent started, seconds since 1970";
+    FAILURES: Counter Own "connection_failures" ["code", "direction"]
+        "Connections that failed, by diagnosis; unexplained: no diagnosis fits";
+    FAILURES_BY_PROCESS: Counter Open "connection_failures_by_process" ["process", "symptom"]
+        "The same by name of the process that is an end of the connection";
+    FAILURES_BY_DESTINATION: Counter Open "connection_failures_by_destination" ["destination", "symptom"]
+        "The same by address and port that was connected to";
+    OPENED: Counter Own "connections_opened" [] "Connections opened by processes of this machine";
+    ESTABLISHED: Counter Own "connections_established" [] "Those of them that reached ESTABLISHED";
+    DROPS: Counter Own "packet_drops" ["reason"]
+        "Packets that this machine dropped, by the kernel's reason, as far as they were sent or counted with one that was";
+    FIREWALL_DROPS: Counter Open "firewall_drops" ["rule"]
+        "Those of them that a rule or a chain's policy dropped, where the rule was looked up";
+    RESETS: Counter Own "resets" ["direction"]
+        "RST received by connections that have ended; RST sent in answer to a segment of a socket";
+    RETRANSMITS: Counter Own "retransmits" [] "Segments sent again of connections that had trouble and have ended";
+    RECORDS: Counter Own "records_sent" [] "Records that the kernel side sent";
+    RECORDS_LOST: Counter Own "records_lost" ["cause"] "Records and entries that are missing because something was full";
+    RECORDS_LIMITED: Counter Own "records_limited" ["kind"] "Records above their rate, which were counted and not sent";
+    PROBE: Gauge Own "probe_attached" ["probe", "signal"] "1: attached; 0: this kernel does not allow it";
+    MAP_ENTRIES: Gauge Own "map_entries" ["map"] "Entries in use, of maps in which they can be counted";
+    MAP_CAPACITY: Gauge Own "map_capacity_entries" ["map"] "Entries that these maps have room for";
+    MAP_BYTES: Gauge Own "map_memory_bytes" ["map"] "Kernel memory of a map";
+    PROGRAM_CPU: Gauge Own "program_cpu_ratio" ["program"]
+        "Share of one processor that a kernel program used, in a sample of one second a minute";
+    CPU: Counter Own "process_cpu_seconds" [] "User and system time of the agent's own process";
+    RESIDENT: Gauge Own "process_resident_memory_bytes" [] "Memory of that process which is in RAM";
+    COST_CPU: Gauge Own "cost_cpu_ratio" [] "Share of one processor in the last ten seconds: the agent's process, and its kernel programs as last sampled";
+    COST_MEMORY: Gauge Own "cost_memory_bytes" [] "Memory of the agent's process, its kernel programs and maps";
+    SHED: Gauge Own "shed" ["what"] "1: given up to keep within the budget";
+    OVER_BUDGET: Gauge Own "over_budget" [] "1: over the budget, and nothing is left that could be given up";
+    HEARTBEATS: Counter Own "heartbeats" ["result"] "The agent's own failing connections on loopback: sent, seen, failed";
+    HEARTBEAT_SEEN: Gauge Own "heartbeat_last_seen_timestamp_seconds" [] "When the record of one last arrived, seconds since 1970";
+    STORED: Counter Own "history_stored" [] "Diagnoses stored; repeats of one within ten seconds are one";
+    NOT_STORED: Counter Own "history_lost" ["cause"] "Diagnoses that could not be stored";
+    HISTORY_BYTES: Gauge Own "history_size_bytes" [] "Size of all files of the store";
+    HISTORY_OK: Gauge Own "history_healthy" [] "1: the store takes diagnoses; 0: it does not, and /healthz says why";
+    HISTORY_SET_ASIDE: Counter Own "history_files_set_aside" [] "Files of the store that were damaged";
+    SERIES_FOLDED: Counter Own "label_values_folded" ["metric"] "Additions to a series called other, because a metric has as many as it may";
+}
+
+type Labels = Vec<(&'static str, String)>;
+type Series = BTreeMap<Labels, f64>;
+
+/// The values of all metrics. Shared by who counts and who reads.
+#[derive(Debug)]
+pub struct Board {
+    series: Mutex<BTreeMap<&'static str, Series>>,
+    /// Series of metrics with open values.
+    top: usize,
+}
+
+impl Board {
+    pub fn new(top: usize) -> Arc<Self> {
+        Arc::new(Self { series: Mutex::default(), top })
+    }
+
+    /// Adds to a counter.
+    pub fn add(&self, metric: &'static Metric, values: &[&str], by: f64) {
+        let mut all = self.lock();
+        let folded = {
+            let (key, folded) = self.key(all.entry(metric.name).or_default(), metric, values);
+            *all.entry(metric.name).or_default().entry(key).or_insert(0.0) += by;
+            folded
+        };
+        if folded {
+            let labels = vec![("metric", metric.exposed())];
+            *all.entry(SERIES_FOLDED.name).or_default().entry(labels).or_insert(0.0) += by;
+        }
+    }
+
+    pub fn inc(&self, metric: &'static Metric, values: &[&str]) {
+        self.add(metric, values, 1.0);
+    }
+
+    /// Sets a gauge, or a counter that somebody else counts.
+    pub fn set(&self, metric: &'static Metric, values: &[&str], to: f64) {
+        let mut all = self.lock();
+        let series = all.entry(metric.name).or_default();
+        let (key, _) = self.key(series, metric, values);
+        series.insert(key, to);
+    }
+
+    /// The series' labels, and whether they had to become [`OTHER`].
+    fn key(&self, series: &Series, metric: &Metric, values: &[&str]) -> (Labels, bool) {
+        debug_assert_eq!(metric.labels.len(), values.len(), "{}", metric.name);
+        let limit = if metric.values == Values::Open { self.top } else { OWN_SERIES };
+        let key: Labels = metric.labels.iter().copied().zip(values.iter().map(|value| cut(value))).collect();
+        if key.is_empty() || series.contains_key(&key) || series.len() < limit {
+            return (key, false);
+        }
+        (metric.labels.iter().map(|label| (*label, OTHER.to_owned())).collect(), true)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, Series>> {
+        self.series.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// OpenMetrics text.
+    pub fn text(self: &Arc<Self>) -> String {
+        let mut registry = Registry::with_prefix(PREFIX);
+        registry.register_collector(Box::new(Exposed(Arc::clone(self))));
+        let mut text = String::new();
+        // Writing to a String does not fail.
+        let _ = encode(&mut text, &registry);
+        text
+    }
+}
+
+/// At most [`LONGEST`] bytes.
+fn cut(text: &str) -> String {
+    text[..text.floor_char_boundary(LONGEST)].to_owned()
+}
+
+#[derive(Debug)]
+struct Exposed(Arc<Board>);
+
+impl Collector for Exposed {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let all = self.0.lock();
+        for metric in METRICS {
+            let Some(series) = all.get(metric.name) else { continue };
+            let kind = match metric.kind {
+                Kind::Counter => MetricType::Counter,
+                Kind::Gauge => MetricType::Gauge,
+            };
+            let mut family = encoder.encode_descriptor(metric.name, metric.help, None, kind)?;
+            for (labels, value) in series {
+                if labels.is_empty() {
+                    write_value(&mut family, metric.kind, *value)?;
+                } else {
+                    write_value(&mut family.encode_family(labels)?, metric.kind, *value)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write_value(encoder: &mut MetricEncoder<'_>, kind: Kind, value: f64) -> Result<(), fmt::Error> {
+    match kind {
+        Kind::Counter => encoder.encode_counter::<NoLabelSet, f64, f64>(&value, None),
+        Kind::Gauge => encoder.encode_gauge(&value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Samples of a metric: name with labels, and value.
+    fn samples(text: &str, name: &str) -> Vec<(String, f64)> {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let named = lines.filter(|line| line.split(['{', ' ']).next() == Some(name));
+        named
+            .map(|line| {
+                let (labels, value) = line.rsplit_once(' ').unwrap();
+                (labels.to_owned(), value.parse().unwrap())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn it_is_openmetrics() {
+        let board = Board::new(10);
+        board.inc(&FAILURES, &["refused.no-listener", "outbound"]);
+        board.inc(&FAILURES, &["refused.no-listener", "outbound"]);
+        board.set(&RESIDENT, &[], 1e6);
+        let text = board.text();
+        assert!(text.contains("# TYPE netdiag_connection_failures counter\n"), "{text}");
+        let line =
+            "netdiag_connection_failures_total{code=\"refused.no-listener\",direction=\"outbound\"} 2.0\n";
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains("netdiag_process_resident_memory_bytes 1000000.0\n"), "{text}");
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn what_strangers_choose_is_escaped_and_cut() {
+        let board = Board::new(10);
+        let name = format!("a\"b\\c\nd{}", "é".repeat(200));
+        board.inc(&FAILURES_BY_PROCESS, &[&name, "refused"]);
+        let text = board.text();
+        let line = text.lines().find(|line| line.contains("process=")).unwrap();
+        assert!(line.contains(r#"process="a\"b\\c\nd"#), "{line}");
+        assert!(line.len() < 2 * LONGEST + 100, "{line}");
+    }
+
+    #[test]
+    fn series_are_bounded_and_no_count_is_lost() {
+        let board = Board::new(7);
+        // The one about the others has a series for each of them at most.
+        let chosen = |metric: &&&Metric| !metric.labels.is_empty() && metric.name != SERIES_FOLDED.name;
+        for metric in METRICS.iter().filter(chosen) {
+            for n in 0..1_000 {
+                let value = format!("v{n}");
+                let values: Vec<&str> = metric.labels.iter().map(|_| value.as_str()).collect();
+                match metric.kind {
+                    Kind::Counter => board.inc(metric, &values),
+                    Kind::Gauge => board.set(metric, &values, 1.0),
+                }
+            }
+        }
+        let text = board.text();
+        for metric in METRICS.iter().filter(chosen) {
+            let bound = if metric.values == Values::Open { 7 } else { OWN_SERIES };
+            let found = samples(&text, &metric.exposed());
+            assert!(found.len() > 3 && found.len() <= bound + 1, "{}: {}", metric.name, found.len());
+            if metric.kind == Kind::Counter {
+                assert_eq!(found.iter().map(|(_, value)| value).sum::<f64>(), 1_000.0, "{}", metric.name);
+            }
+        }
+        let folded = samples(&text, &SERIES_FOLDED.exposed());
+        let by = format!("metric=\"{}\"", FAILURES_BY_PROCESS.exposed());
+        assert!(folded.iter().any(|(labels, value)| labels.contains(&by) && *value == 993.0), "{folded:?}");
+    }
+
+    #[test]
+    fn names_are_those_of_prometheus() {
+        let mut names: Vec<String> = METRICS.iter().map(|metric| metric.exposed()).collect();
+        for metric in METRICS {
+            let fine = metric.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+            assert!(
+                fine && !metric.name.ends_with("_total") && !metric.help.ends_with('.'),
+                "{}",
+                metric.name
+            );
+        }
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), METRICS.len());
+    }
+}

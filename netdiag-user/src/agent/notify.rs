@@ -1,0 +1,54 @@
+//! What systemd wants to know (sd_notify(3)); nothing where it did not start the agent.
+
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+
+/// How often the status line is renewed.
+const STATUS: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub struct Manager {
+    /// Half of the time within which systemd wants to hear something.
+    watchdog: Option<Duration>,
+    told: Option<Instant>,
+    status: Option<Instant>,
+}
+
+impl Manager {
+    pub fn new() -> Self {
+        Self { watchdog: sd_notify::watchdog_enabled().map(|every| every / 2), told: None, status: None }
+    }
+
+    pub fn ready(&self) {
+        notify(&[NotifyState::Ready]);
+    }
+
+    pub fn reloading(&self) {
+        if let Ok(now) = NotifyState::monotonic_usec_now() {
+            notify(&[NotifyState::Reloading, now]);
+        }
+    }
+
+    pub fn stopping(&self) {
+        notify(&[NotifyState::Stopping]);
+    }
+
+    /// The main loop came by.
+    pub fn alive(&mut self, status: impl FnOnce() -> String) {
+        let is_due = |last: &Option<Instant>, every| last.is_none_or(|last| last.elapsed() >= every);
+        if self.watchdog.is_some_and(|every| is_due(&self.told, every)) {
+            self.told = Some(Instant::now());
+            notify(&[NotifyState::Watchdog]);
+        }
+        if is_due(&self.status, STATUS) && std::env::var_os("NOTIFY_SOCKET").is_some() {
+            self.status = Some(Instant::now());
+            notify(&[NotifyState::Status(&status().replace('\n', " "))]);
+        }
+    }
+}
+
+/// A manager that does not listen is no reason to end.
+fn notify(states: &[NotifyState<'_>]) {
+    let _ = sd_notify::notify(states);
+}

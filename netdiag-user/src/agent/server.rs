@@ -1,0 +1,328 @@
+//! The agent's HTTP: three small pages, for GET and HEAD, one request a connection. Bounded in time, size and
+//! number of connections, so that nobody who reaches the port can make the agent grow.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::privileges;
+
+/// A request's head at most.
+const MAX_HEAD: usize = 8 << 10;
+/// Connections at the same time; more are closed at once.
+const MAX_CONNECTIONS: usize = 16;
+/// For a whole request to arrive, and for a whole answer to be taken.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    pub status: u16,
+    pub content_type: &'static str,
+    pub body: String,
+}
+
+impl Page {
+    fn plain(status: u16, text: &str) -> Self {
+        Self { status, content_type: "text/plain; charset=utf-8", body: format!("{text}\n") }
+    }
+}
+
+/// What is at a path; `None`: nothing.
+pub type Pages = dyn Fn(&str) -> Option<Page> + Send + Sync;
+
+/// Serves until the process ends. The threads sleep unless somebody asks.
+#[derive(Debug)]
+pub struct Server {
+    /// Where it really listens: port 0 has become another.
+    pub address: Option<SocketAddr>,
+    socket: Option<PathBuf>,
+}
+
+impl Server {
+    /// # Errors
+    /// When it cannot listen; with the address.
+    pub fn start(
+        address: Option<SocketAddr>,
+        socket: Option<&Path>,
+        pages: Arc<Pages>,
+    ) -> Result<Self, String> {
+        let busy = Arc::new(AtomicUsize::new(0));
+        let mut server = Self { address: None, socket: None };
+        if let Some(address) = address {
+            let failed = |error: io::Error| format!("cannot listen on {address}: {error}");
+            let listener = TcpListener::bind(address).map_err(failed)?;
+            server.address = Some(listener.local_addr().map_err(failed)?);
+            let (pages, busy) = (Arc::clone(&pages), Arc::clone(&busy));
+            spawn(move || serve(|| listener.accept().map(|(stream, _)| stream), &pages, &busy))?;
+        }
+        if let Some(path) = socket {
+            let failed = |error: io::Error| format!("cannot listen on {}: {error}", path.display());
+            let listener = listen_unix(path).map_err(failed)?;
+            server.socket = Some(path.to_owned());
+            spawn(move || serve(|| listener.accept().map(|(stream, _)| stream), &pages, &busy))?;
+        }
+        Ok(server)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(path) = &self.socket {
+            // Gone already is what is wanted.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Takes the place of a socket that an agent left behind when it was killed. One at a time holds the lock.
+fn listen_unix(path: &Path) -> io::Result<UnixListener> {
+    if std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+fn spawn(work: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    let thread = thread::Builder::new().name("netdiag-http".into()).stack_size(256 << 10);
+    thread.spawn(work).map(drop).map_err(|error| format!("cannot start a thread: {error}"))
+}
+
+/// A connection of either kind.
+trait Stream: Read + Write + Send + 'static {
+    fn patience(&self, read: Duration, write: Duration) -> io::Result<()>;
+}
+
+impl Stream for TcpStream {
+    fn patience(&self, read: Duration, write: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(read))?;
+        self.set_write_timeout(Some(write))
+    }
+}
+
+impl Stream for UnixStream {
+    fn patience(&self, read: Duration, write: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(read))?;
+        self.set_write_timeout(Some(write))
+    }
+}
+
+fn serve<S: Stream>(accept: impl Fn() -> io::Result<S>, pages: &Arc<Pages>, busy: &Arc<AtomicUsize>) {
+    // On a kernel that refuses, the pages are the same.
+    let _ = privileges::give_up_all();
+    loop {
+        let Ok(stream) = accept() else {
+            // No descriptors left, as like as not: they do not come back by asking at once.
+            thread::sleep(Duration::from_millis(100));
+            continue;
+        };
+        if busy.fetch_add(1, Ordering::AcqRel) >= MAX_CONNECTIONS {
+            busy.fetch_sub(1, Ordering::AcqRel);
+            continue;
+        }
+        let (pages, counted) = (Arc::clone(pages), Arc::clone(busy));
+        let started = spawn(move || {
+            // What goes wrong with a reader is the reader's affair.
+            let _ = answer(stream, &*pages);
+            counted.fetch_sub(1, Ordering::AcqRel);
+        });
+        if started.is_err() {
+            busy.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+fn answer(mut stream: impl Stream, pages: &Pages) -> io::Result<()> {
+    let (page, head_only) = match read_request(&mut stream)? {
+        Request::Get { path, head_only } => (
+            pages(&path).unwrap_or_else(|| Page::plain(404, "there is /metrics, /healthz and /readyz")),
+            head_only,
+        ),
+        Request::OtherMethod => (Page::plain(405, "GET and HEAD only"), false),
+        Request::Nonsense => (Page::plain(400, "this is no HTTP request"), false),
+        Request::None => return Ok(()),
+    };
+    let reason = match page.status {
+        200 => "OK",
+        400 => "Bad Request",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        _ => "Service Unavailable",
+    };
+    let Page { status, content_type, body } = &page;
+    let mut text = format!(
+        "HTTP/1.1 {status} {reason}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\nCache-Control: \
+         no-store\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    if !head_only {
+        text.push_str(body);
+    }
+    write_all(&mut stream, text.as_bytes())
+}
+
+/// The timeout of a socket is for each write: a reader that takes a byte at a time would have all the time it wants.
+fn write_all(stream: &mut impl Stream, mut bytes: &[u8]) -> io::Result<()> {
+    let end = Instant::now() + PATIENCE;
+    while !bytes.is_empty() {
+        let left = left_until(end)?;
+        stream.patience(left, left)?;
+        match stream.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    stream.flush()
+}
+
+fn left_until(end: Instant) -> io::Result<Duration> {
+    end.checked_duration_since(Instant::now())
+        .filter(|left| !left.is_zero())
+        .ok_or_else(|| io::ErrorKind::TimedOut.into())
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Request {
+    Get {
+        path: String,
+        head_only: bool,
+    },
+    OtherMethod,
+    Nonsense,
+    /// It came and went.
+    None,
+}
+
+fn read_request(stream: &mut impl Stream) -> io::Result<Request> {
+    let end = Instant::now() + PATIENCE;
+    let mut head = Vec::with_capacity(1024);
+    loop {
+        let left = left_until(end)?;
+        stream.patience(left, left)?;
+        let mut buffer = [0; 1024];
+        match stream.read(&mut buffer) {
+            Ok(0) if head.is_empty() => return Ok(Request::None),
+            Ok(0) => return Ok(Request::Nonsense),
+            Ok(read) => head.extend_from_slice(&buffer[..read]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        }
+        if let Some(request) = parse(&head) {
+            return Ok(request);
+        }
+        if head.len() > MAX_HEAD {
+            return Ok(Request::Nonsense);
+        }
+    }
+}
+
+/// `None` while the head is not complete.
+fn parse(head: &[u8]) -> Option<Request> {
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut request = httparse::Request::new(&mut headers);
+    match request.parse(head) {
+        Ok(httparse::Status::Partial) => return None,
+        Ok(httparse::Status::Complete(_)) => {}
+        Err(_) => return Some(Request::Nonsense),
+    }
+    let (method, target) = (request.method.unwrap_or_default(), request.path.unwrap_or_default());
+    let head_only = match method {
+        "GET" => false,
+        "HEAD" => true,
+        _ => return Some(Request::OtherMethod),
+    };
+    let path = target.split('?').next().unwrap_or_default().to_owned();
+    Some(Request::Get { path, head_only })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pages() -> Arc<Pages> {
+        Arc::new(|path| (path == "/healthz").then(|| Page::plain(200, "fine")))
+    }
+
+    fn ask(address: SocketAddr, text: &str) -> String {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(text.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    #[test]
+    fn it_answers() {
+        let server = Server::start(Some(([127, 0, 0, 1], 0).into()), None, pages()).unwrap();
+        let address = server.address.unwrap();
+        let answer = ask(address, "GET /healthz?x=1 HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nfine\n"), "{answer}");
+        let answer = ask(address, "HEAD /healthz HTTP/1.1\r\n\r\n");
+        assert!(answer.contains("Content-Length: 5\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
+        for (request, status) in [
+            ("GET / HTTP/1.1\r\n\r\n".to_owned(), "404"),
+            ("POST /healthz HTTP/1.1\r\n\r\n".to_owned(), "405"),
+            ("\u{1}nonsense\r\n\r\n".to_owned(), "400"),
+            (format!("GET /{} HTTP/1.1\r\n", "x".repeat(MAX_HEAD)), "400"),
+        ] {
+            let answer = ask(address, &request);
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request:.40}: {answer}");
+        }
+    }
+
+    #[test]
+    fn many_idle_connections_do_not_make_it_grow() {
+        let server = Server::start(Some(([127, 0, 0, 1], 0).into()), None, pages()).unwrap();
+        let address = server.address.unwrap();
+        let idle: Vec<TcpStream> =
+            (0..3 * MAX_CONNECTIONS).map(|_| TcpStream::connect(address).unwrap()).collect();
+        thread::sleep(Duration::from_millis(100));
+        let threads = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+        let named = threads.filter(|task| {
+            std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == "netdiag-http")
+        });
+        // Those of other tests may be among them.
+        assert!(named.count() < 2 * MAX_CONNECTIONS);
+        drop(idle);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let stream = TcpStream::connect(address).unwrap();
+            let (mut answer, mut stream) = (String::new(), stream);
+            let sent = stream.write_all(b"GET /healthz HTTP/1.1\r\n\r\n");
+            if sent.and_then(|()| stream.read_to_string(&mut answer)).is_ok() && answer.contains("fine") {
+                break;
+            }
+            assert!(Instant::now() < deadline, "it does not answer any more");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    #[test]
+    fn a_unix_socket_takes_the_place_of_one_left_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let server = Server::start(None, Some(&path), pages()).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.ends_with("fine\n"), "{answer}");
+        drop(server);
+        assert!(!path.exists());
+        std::fs::write(&path, "a file of somebody's").unwrap();
+        assert!(Server::start(None, Some(&path), pages()).is_err());
+        assert!(path.exists());
+    }
+}

@@ -1,0 +1,156 @@
+//! The numbers are those of what was made to fail.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use netdiag_tests::net::{Family, Topology};
+use netdiag_tests::netdiag::{Agent, Home};
+use netdiag_tests::process::{Process, patience, run};
+use netdiag_tests::{clients, servers, tools};
+
+use super::{FAILURES, Host, SOON};
+
+pub fn counts_what_is_injected() -> Result<()> {
+    let (home, host) = (Home::new()?, Host::new()?);
+    let agent = Agent::start(&home, &[host.variable()])?;
+    let listener = Family::V4.loopback(18741);
+    let server = servers::echo(&host.namespace, listener)?;
+    for _ in 0..10 {
+        host.namespace.run(&clients::connect(listener)?)?.exits(0)?;
+        host.refused(18742..18744)?;
+    }
+    let no_listener = ["code=\"refused.no-listener\"", "direction=\"outbound\""];
+    agent.wait_for(FAILURES, &no_listener, 20.0, SOON)?;
+    // What works, and the agent's own heartbeat, is not counted, and nothing is counted twice.
+    std::thread::sleep(Duration::from_millis(1_500));
+    let all = agent.metric(FAILURES, &[])?;
+    ensure!(all == 20.0, "{all} failures: {}", agent.get("/metrics")?.body);
+    let of = |name: &str, labels: &[&str]| agent.metric(name, labels);
+    ensure!(of("netdiag_connection_failures_by_process_total", &["process=\"nd-client\""])? == 20.0);
+    let to = ["destination=\"127.0.0.1:18742\"", "symptom=\"refused\""];
+    ensure!(of("netdiag_connection_failures_by_destination_total", &to)? == 10.0);
+    ensure!(of("netdiag_resets_total", &["direction=\"received\""])? >= 20.0);
+    ensure!(of("netdiag_packet_drops_total", &["reason=\"NO_SOCKET\""])? >= 10.0);
+    ensure!(of("netdiag_connections_opened_total", &[])? > 0.0);
+    ensure!(of("netdiag_probe_attached", &["signal=\"kfree_skb\""])? == 1.0);
+    agent.wait_for("netdiag_connections_established_total", &[], 10.0, SOON)?;
+    agent.wait_for("netdiag_history_stored_total", &[], 2.0, SOON)?;
+    for name in
+        ["netdiag_records_sent_total", "netdiag_map_memory_bytes", "netdiag_process_cpu_seconds_total"]
+    {
+        agent.wait_for(name, &[], f64::MIN_POSITIVE, SOON)?;
+    }
+    let resident = of("netdiag_process_resident_memory_bytes", &[])?;
+    ensure!((1e6..64e6).contains(&resident), "{resident} bytes");
+    drop(server);
+    agent.stop()?;
+    Ok(())
+}
+
+/// The rule is named in the numbers and in the history, also after it was removed.
+pub fn counts_the_firewall_s_rule() -> Result<()> {
+    let home = Home::new()?;
+    let net = Topology::new()?;
+    let filter = format!("netns {}", net.client.inode());
+    let agent = Agent::start(&home, &[("NETDIAG_FILTER", &filter)])?;
+    net.client.nft(
+        "table inet fw { chain out { type filter hook output priority 0; tcp dport 18751 drop comment \"why\"; }; }",
+    )?;
+    let client = clients::steps(&format!("connect={},1300", Family::V4.server(18751)))?;
+    net.client.run(&client)?;
+    agent.wait_for(FAILURES, &["code=\"timeout.firewall-drop\""], 1.0, SOON)?;
+    agent.wait_for("netdiag_firewall_drops_total", &["rule=\"inet fw out handle "], 1.0, SOON)?;
+    home.wait_for_failures(1, SOON)?;
+    net.client.nft("delete table inet fw")?;
+    let text = home.history_of(&["--code", "timeout.*"])?;
+    text.says("rule   inet fw out handle ")?
+        .says("tcp dport 18751 drop")?
+        .says("timeout.firewall-drop · certain")?;
+    agent.stop()?;
+    Ok(())
+}
+
+pub fn labels_are_bounded() -> Result<()> {
+    let (home, host) = (Home::new()?, Host::new()?);
+    let agent = Agent::start(&home, &[host.variable(), ("NETDIAG_METRICS_TOP", "3")])?;
+    host.refused(18761..18771)?;
+    const BY_DESTINATION: &str = "netdiag_connection_failures_by_destination_total";
+    agent.wait_for(BY_DESTINATION, &["destination=\"other\""], 7.0, SOON)?;
+    let text = agent.get("/metrics")?.body;
+    let series = text.lines().filter(|line| line.starts_with(&format!("{BY_DESTINATION}{{"))).count();
+    ensure!(series == 4, "{series} series: {text}");
+    agent.wait_for("netdiag_label_values_folded_total", &[BY_DESTINATION], 7.0, SOON)?;
+    agent.stop()?;
+    Ok(())
+}
+
+/// Prometheus itself reads the page, and every alert's query can be asked.
+pub fn prometheus_scrapes() -> Result<()> {
+    const RULES: &str = include_str!("../../../packaging/prometheus/netdiag.rules.yml");
+    let (home, host) = (Home::new()?, Host::new()?);
+    let agent = Agent::start(&home, &[host.variable()])?;
+    host.refused(18781..18784)?;
+    agent.wait_for(FAILURES, &["code=\"refused.no-listener\""], 3.0, SOON)?;
+    let path = |name: &str| home.path().join(name).to_string_lossy().into_owned();
+    std::fs::write(home.path().join("netdiag.rules.yml"), RULES)?;
+    let configuration = format!(
+        "global: {{scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms}}\nrule_files: \
+         [netdiag.rules.yml]\nscrape_configs: [{{job_name: netdiag, static_configs: [{{targets: ['{}']}}]}}]\n",
+        agent.address()
+    );
+    std::fs::write(home.path().join("prometheus.yml"), configuration)?;
+    let mut command = Command::new(tools::path("prometheus"));
+    command.args(["--config.file", &path("prometheus.yml"), "--storage.tsdb.path", &path("data")]);
+    // A port of its own: it says nothing about one that it chose.
+    command.arg("--web.listen-address=127.0.0.1:18785");
+    let _prometheus = Process::spawn(command)?;
+    let ask = |page: &str| {
+        let url = format!("http://127.0.0.1:18785/api/v1/{page}");
+        let mut curl = Command::new(tools::path("curl"));
+        curl.args(["-s", "-m", "5", &url]);
+        run(curl, SOON)
+    };
+    let deadline = Instant::now() + patience(Duration::from_secs(30));
+    let wait_for = |page: &str, fits: &dyn Fn(&str) -> bool| -> Result<()> {
+        loop {
+            let answer = ask(page)?;
+            if fits(&answer.stdout) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{page}: {answer}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    let three = "\"code\":\"refused.no-listener\"";
+    let query = format!("query?query={FAILURES}");
+    wait_for(&query, &|text| text.contains(three) && text.contains(",\"3\"]"))?;
+    wait_for("targets", &|text| text.contains("\"health\":\"up\""))?;
+    let alerts = RULES.matches("- alert: ").count();
+    wait_for("rules", &|text| text.matches("\"health\":\"ok\"").count() == alerts)?;
+    agent.stop()?;
+    Ok(())
+}
+
+pub fn pages() -> Result<()> {
+    let (home, host) = (Home::new()?, Host::new()?);
+    let socket = home.path().join("agent.sock");
+    let path = socket.to_string_lossy().into_owned();
+    let agent = Agent::start(&home, &[host.variable(), ("NETDIAG_SOCKET", &path)])?;
+    let metrics = agent.get("/metrics")?;
+    ensure!(metrics.status == 200 && metrics.body.ends_with("# EOF\n"), "{metrics:?}");
+    ensure!(
+        metrics.head.contains("Content-Type: application/openmetrics-text; version=1.0.0"),
+        "{metrics:?}"
+    );
+    ensure!(agent.get("/healthz")?.status == 200);
+    ensure!(agent.get("/")?.status == 404);
+    agent.wait_for_page("/readyz", 200, "\"status\":\"ok\"", SOON)?;
+    agent.wait_for("netdiag_heartbeats_total", &["result=\"seen\""], 2.0, SOON)?;
+    ensure!(agent.metric("netdiag_heartbeats_total", &["result=\"failed\""])? == 0.0);
+    let url = ["curl", "-s", "--unix-socket", &path, "http://agent/readyz"];
+    host.namespace.run(&url)?.exits(0)?.says("\"status\":\"ok\"")?;
+    agent.stop()?;
+    ensure!(!socket.exists(), "its socket is left behind");
+    Ok(())
+}

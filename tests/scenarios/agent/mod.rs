@@ -1,0 +1,74 @@
+//! `netdiag agent` finds what is injected, keeps it, counts it, and says so when it cannot.
+
+mod config;
+mod counts;
+mod disk;
+mod life;
+mod store;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use netdiag_tests::clients;
+use netdiag_tests::net::{Family, Namespace};
+use netdiag_tests::scenario::{Need, Scenario};
+
+const SOON: Duration = Duration::from_secs(15);
+const BPFTOOL: &[Need] = &[Need::Tool("bpftool")];
+const FAILURES: &str = "netdiag_connection_failures_total";
+
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario::healthy("agent_stores_what_fails", store::stores_what_fails),
+    Scenario::healthy("agent_killed_loses_nothing_stored", store::killed_loses_nothing_stored).needs(BPFTOOL),
+    Scenario::healthy("agent_history_chooses", store::history_chooses),
+    Scenario::healthy("agent_history_without_a_store", store::history_without_a_store),
+    Scenario::healthy("agent_arguments_are_not_stored", store::arguments_are_not_stored),
+    Scenario::healthy("agent_counts_what_is_injected", counts::counts_what_is_injected),
+    Scenario::healthy("agent_counts_the_firewall_s_rule", counts::counts_the_firewall_s_rule)
+        .needs(&[Need::Nftables]),
+    Scenario::healthy("agent_labels_are_bounded", counts::labels_are_bounded),
+    Scenario::healthy("agent_pages", counts::pages),
+    Scenario::healthy("agent_full_disk", disk::full),
+    Scenario::healthy("agent_read_only_disk", disk::read_only),
+    Scenario::healthy("agent_damaged_file", disk::damaged_file).needs(&[Need::Tool("date")]),
+    Scenario::healthy("agent_configuration_errors", config::errors),
+    Scenario::healthy("agent_default_configuration", config::default),
+    Scenario::healthy("agent_reload", config::reload),
+    Scenario::healthy("agent_second_is_told", life::second_is_told),
+    Scenario::healthy("agent_needs_no_more_than_its_unit_gives", life::needs_no_more_than_its_unit_gives)
+        .needs(&[Need::Tool("setpriv")]),
+    Scenario::healthy("agent_gives_up_rights", life::gives_up_rights),
+    Scenario::healthy("agent_prometheus_scrapes", counts::prometheus_scrapes)
+        .needs(&[Need::Tool("prometheus"), Need::Tool("curl")]),
+    Scenario::healthy("agent_keeps_within_its_budget", life::keeps_within_its_budget)
+        .needs(&[Need::Nftables])
+        .limit(Duration::from_secs(120)),
+    Scenario::healthy("agent_tells_systemd", life::tells_systemd),
+    Scenario::healthy("agent_namespaces_come_and_go", life::namespaces_come_and_go).alone(),
+];
+
+/// A host whose connections alone an agent is to look at.
+struct Host {
+    namespace: Namespace,
+    filter: String,
+}
+
+impl Host {
+    fn new() -> Result<Self> {
+        let namespace = Namespace::new("host")?;
+        let filter = format!("netns {}", namespace.inode());
+        Ok(Self { namespace, filter })
+    }
+
+    fn variable(&self) -> (&str, &str) {
+        ("NETDIAG_FILTER", &self.filter)
+    }
+
+    /// One connection to each port; nothing listens there.
+    fn refused(&self, ports: std::ops::Range<u16>) -> Result<()> {
+        for port in ports {
+            self.namespace.run(&clients::connect(Family::V4.loopback(port))?)?.exits(1)?;
+        }
+        Ok(())
+    }
+}
