@@ -3,6 +3,7 @@
 mod agent;
 mod cli;
 mod drops;
+mod flood;
 mod harness;
 mod healthy;
 mod leak;
@@ -25,6 +26,7 @@ fn main() -> std::process::ExitCode {
         local::SCENARIOS,
         drops::SCENARIOS,
         leak::SCENARIOS,
+        flood::SCENARIOS,
         healthy::SCENARIOS,
         cli::SCENARIOS,
         agent::SCENARIOS,

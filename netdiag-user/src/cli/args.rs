@@ -304,8 +304,8 @@ pub struct DropsArgs {
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Without --state and --listening: all but TIME_WAIT, of which `netdiag timewait` speaks. FILTER is that of
-`netdiag watch`, without `code`; `pid` and `comm` mean any process that holds the socket.
+Without --state and --listening: all but TIME_WAIT, of which `netdiag timewait` speaks. FILTER is
+that of `netdiag watch`, without `code`; `pid` and `comm` mean any process that holds the socket.
 
 Examples:
   netdiag sockets port 443
@@ -328,10 +328,10 @@ pub struct SocketsArgs {
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-A socket in TIME_WAIT belongs to no process any more. Owners are exact for connections that are closed while
-netdiag watches; the longer it does, up to the minute that TIME_WAIT lasts, the more are exact. For older ones a
-process that has open connections to the same destination is named as likely. FILTER is that of `netdiag watch`,
-without `code`.
+A socket in TIME_WAIT belongs to no process any more. Owners are exact for connections that are
+closed while netdiag watches; the longer it does, up to the minute that TIME_WAIT lasts, the more
+are exact. For older ones a process that has open connections to the same destination is named as
+likely. FILTER is that of `netdiag watch`, without `code`.
 
 Examples:
   netdiag timewait                               watches for five seconds, then tells
@@ -378,9 +378,9 @@ pub enum GroupBy {
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-All sockets whose own end has that port: those that listen or are bound, with the number of connections that
-came to them, and connections that were made from it. The time is when the process was started: the kernel does
-not keep since when a socket exists.
+All sockets whose own end has that port: those that listen or are bound, with the number of
+connections that came to them, and connections that were made from it. The time is when the process
+was started: the kernel does not keep since when a socket exists.
 
 Examples:
   netdiag port 443

@@ -3,6 +3,7 @@
 pub mod drop;
 mod evidence;
 mod finding;
+pub(crate) mod flood;
 pub mod leak;
 mod local;
 mod refused;
@@ -42,7 +43,7 @@ impl Diagnosis {
 
 /// All diagnoses, by symptom.
 pub fn catalogue() -> impl Iterator<Item = &'static Diagnosis> {
-    [refused::ALL, timeout::ALL, unreachable::ALL, reset::ALL, local::ALL, leak::ALL, drop::ALL]
+    [refused::ALL, timeout::ALL, unreachable::ALL, reset::ALL, local::ALL, leak::ALL, flood::ALL, drop::ALL]
         .into_iter()
         .flatten()
 }

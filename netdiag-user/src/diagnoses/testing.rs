@@ -212,6 +212,7 @@ impl Case {
                 accept_queue,
                 backlog: 5,
                 syn_recv,
+                syn_sources: None,
                 counters,
             });
         })

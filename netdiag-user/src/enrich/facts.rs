@@ -35,7 +35,10 @@ pub struct QueueSample {
     pub backlog: u32,
     /// Embryonic connections (SYN_RECV) on that port.
     pub syn_recv: u32,
-    /// TcpExt counters of that namespace: ListenOverflows, ListenDrops, TCPReqQFullDrop, TCPReqQFullDoCookies...
+    /// Different addresses among their peers; `None` in evidence that does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub syn_sources: Option<u32>,
+    /// TCP counters of that namespace: ListenOverflows, ListenDrops, TCPReqQFullDrop, PassiveOpens...
     pub counters: BTreeMap<String, u64>,
 }
 

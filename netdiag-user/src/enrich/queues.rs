@@ -1,6 +1,6 @@
 //! A listener's queues, where the peer of a connection is on this machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::facts::QueueSample;
@@ -8,8 +8,14 @@ use super::netns::{self, NetnsHandle};
 use super::sockets::{self, Ports, SocketInfo, State, states};
 use super::{listeners, sysctl};
 
-/// Counters of TcpExt that tell of a full queue (net/ipv4/tcp_input.c, `tcp_conn_request`).
-const COUNTERS: &[&str] = &["ListenOverflows", "ListenDrops", "TCPReqQFullDrop", "TCPReqQFullDoCookies"];
+/// Counters that tell of a full queue (net/ipv4/tcp_input.c, `tcp_conn_request`), and of handshakes that are finished.
+const COUNTERS: &[(&str, &str)] = &[
+    ("TcpExt", "ListenOverflows"),
+    ("TcpExt", "ListenDrops"),
+    ("TcpExt", "TCPReqQFullDrop"),
+    ("TcpExt", "TCPReqQFullDoCookies"),
+    ("Tcp", "PassiveOpens"),
+];
 
 /// Samples the queues of the TCP listeners that take connections to `peer` from the namespace `from_netns`
 /// (inode number). Several where they share the port (SO_REUSEPORT) or are bound to interfaces; none where
@@ -31,7 +37,9 @@ fn sample_in(netns: &NetnsHandle, peer: SocketAddr, time_ns: u64) -> Vec<QueueSa
     };
     let Ok(Some((sockets, mut all_counters))) = netns::enter(netns, look) else { return Vec::new() };
 
-    let counter = |name: &&str| Some(((*name).to_owned(), all_counters.remove(&format!("TcpExt.{name}"))?));
+    let counter = |(table, name): &(&str, &str)| {
+        Some(((*name).to_owned(), all_counters.remove(&format!("{table}.{name}"))?))
+    };
     let counters: BTreeMap<_, _> = COUNTERS.iter().filter_map(counter).collect();
     let address = if peer.ip().is_unspecified() { loopback(peer.ip()) } else { peer.ip() };
     takers(&sockets, address)
@@ -44,7 +52,8 @@ fn sample_in(netns: &NetnsHandle, peer: SocketAddr, time_ns: u64) -> Vec<QueueSa
                 local: listener.local,
                 accept_queue,
                 backlog,
-                syn_recv: embryonic(&sockets, listener),
+                syn_recv: embryonic(&sockets, listener).count() as u32,
+                syn_sources: Some(sources(embryonic(&sockets, listener))),
                 counters: counters.clone(),
             })
         })
@@ -75,12 +84,20 @@ fn takers(sockets: &[SocketInfo], address: IpAddr) -> Vec<&SocketInfo> {
 
 /// Connections in SYN_RECV that came to an address which the listener takes. inet_diag shows request sockets
 /// (NEW_SYN_RECV) in that state too.
-fn embryonic(sockets: &[SocketInfo], listener: &SocketInfo) -> u32 {
-    let of_listener = |socket: &&SocketInfo| {
+fn embryonic<'a>(
+    sockets: &'a [SocketInfo],
+    listener: &'a SocketInfo,
+) -> impl Iterator<Item = &'a SocketInfo> {
+    let of_listener = move |socket: &&SocketInfo| {
         socket.state == State::SynRecv
             && listeners::accepts(listener.local.ip(), listener.v6only, socket.local.ip())
     };
-    sockets.iter().filter(of_listener).count() as u32
+    sockets.iter().filter(of_listener)
+}
+
+/// Different addresses among the peers.
+fn sources<'a>(sockets: impl Iterator<Item = &'a SocketInfo>) -> u32 {
+    sockets.map(|socket| socket.peer.ip()).collect::<HashSet<IpAddr>>().len() as u32
 }
 
 #[cfg(test)]

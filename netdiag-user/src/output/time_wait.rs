@@ -311,7 +311,8 @@ fn table(told: &Told<'_>, look: &Look) -> String {
         ("EXACT", Align::Right),
         (what, Align::Left),
     ];
-    let with_place = !matches!(told.by, By::Container | By::Netns);
+    let with_place =
+        !matches!(told.by, By::Container | By::Netns) && told.rows.iter().any(|row| !place(row).is_empty());
     if with_place {
         heads.push(("WHERE", Align::Left));
     }

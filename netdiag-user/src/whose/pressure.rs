@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Held;
 use super::remarks::{self, Kind, Remark};
+use crate::diagnoses::flood;
 use crate::enrich::sockets::State;
 use crate::enrich::{netns, sysctl};
 
@@ -14,10 +15,6 @@ use crate::enrich::{netns, sysctl};
 const APART: Duration = Duration::from_millis(500);
 /// From so many half-open connections on a listener is looked at, whatever its backlog.
 const MANY: u32 = 128;
-/// A flood has at least so many SYNs a second that the SYN queue has no room for.
-const FLOOD_RATE: f64 = 10.0;
-/// And of those so few are finished, in percent: a crowd of real clients finishes its handshakes.
-const FLOOD_FINISHED_PERCENT: f64 = 10.0;
 
 /// What comes in at one port of a namespace. Rates are those of the namespace.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -43,10 +40,6 @@ impl Pressure {
         self.cookies + self.dropped
     }
 
-    fn is_flood(&self) -> bool {
-        self.excess() >= FLOOD_RATE && self.finished * 100.0 < self.excess() * FLOOD_FINISHED_PERCENT
-    }
-
     /// What there is to say about a listener in this light.
     pub fn remark(&self, listener: &Held) -> Option<Remark> {
         let (_, backlog) = listener.socket.accept_queue()?;
@@ -54,7 +47,7 @@ impl Pressure {
             return None;
         }
         let from = format!("{} half-open connections from {} addresses", self.half_open, self.sources);
-        if self.is_flood() {
+        if flood::is_flood(self.excess(), self.finished) {
             let text = format!(
                 "SYN flood: {from}, and {:.0} SYNs a second more than the queue holds ({:.0} answered with a cookie, \
                  {:.0} dropped); only {:.0} handshakes a second are finished",

@@ -50,6 +50,7 @@ impl Kind {
         match self {
             Self::AcceptQueueFull => Some("timeout.accept-queue-full"),
             Self::CloseWait => Some("leak.close-wait"),
+            Self::SynFlood => Some("flood.syn-flood"),
             Self::SynQueueFull => Some("timeout.syn-queue-full"),
             _ => None,
         }

@@ -8,6 +8,8 @@ use netdiag_tests::net::{Family, Namespace, Topology};
 use netdiag_tests::servers;
 use serde_json::Value;
 
+use crate::flood::flood;
+
 use super::{START, netdiag, only, pid, remarks, ss};
 
 pub fn sockets(namespace: &Namespace, arguments: &[&str]) -> Result<Vec<Value>> {
@@ -93,36 +95,11 @@ time.sleep(60)
 
 /// SYNs from many addresses that nobody finishes, more than the queue holds: a flood, with cookies.
 pub fn syn_flood() -> Result<()> {
-    const SCRIPT: &str = "
-import random, socket, struct, sys, time
-def checksum(data):
-    total = sum(struct.unpack('!%dH' % (len(data) // 2), data))
-    while total >> 16: total = (total & 0xffff) + (total >> 16)
-    return ~total & 0xffff
-raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
-target, port = socket.inet_aton(sys.argv[1]), int(sys.argv[2])
-print('flooding', flush=True)
-while True:
-    source = bytes([203, 0, 113, random.randint(1, 254)])
-    tcp = struct.pack('!HHIIBBHHH', random.randint(1024, 65535), port, random.getrandbits(32), 0, 5 << 4, 2, 64240, 0, 0)
-    pseudo = source + target + struct.pack('!BBH', 0, 6, len(tcp))
-    tcp = tcp[:16] + struct.pack('!H', checksum(pseudo + tcp)) + tcp[18:]
-    ip = struct.pack('!BBHHHBBH4s4s', 0x45, 0, 20 + len(tcp), 0, 0, 64, 6, 0, source, target)
-    raw.sendto(ip + tcp, (sys.argv[1], 0))
-    time.sleep(0.002)
-";
     let net = Topology::new()?;
-    // Answers to the addresses that the flood pretends to come from are lost in silence.
-    net.router.ip("route add blackhole 203.0.113.0/24")?;
-    for setting in ["all", "default", "eth0"] {
-        net.server.sysctl(&format!("net.ipv4.conf.{setting}.rp_filter"), "0")?;
-    }
     net.server.sysctl("net.ipv4.tcp_syncookies", "1")?;
     let address = Family::V4.server(18724);
     let server = servers::steps(&net.server, &format!("tcp reuseaddr bind={address} listen=16 wait"))?;
-    let flood = [&address.ip().to_string(), &address.port().to_string()];
-    let flood = net.router.spawn(&["python3", "-c", SCRIPT, flood[0], flood[1]])?;
-    flood.wait_for_line("flooding", START)?;
+    let _flood = flood(&net, address)?;
     let found = wait_for_remark(&net.server, "syn-flood")?;
     ensure!(found["processes"][0]["pid"] == server.pid() && found["local"]["port"] == 18724, "{found:#}");
     ensure!(found["half_open"].as_u64() >= Some(16), "{found:#}");

@@ -168,7 +168,7 @@ pub(super) fn accept_queue_full(evidence: &Evidence) -> Verdict {
     if confidence == Confidence::Possible { finding.or(&["timeout.no-reply"]) } else { finding }.found()
 }
 
-pub(super) fn syn_queue_full(evidence: &Evidence) -> Verdict {
+pub(in crate::diagnoses) fn syn_queue_full(evidence: &Evidence) -> Verdict {
     if !waits_for_listener(evidence) {
         return Verdict::Healthy;
     }

@@ -14,6 +14,8 @@ mod silence;
 
 use std::time::Duration;
 
+pub(super) use listener::syn_queue_full;
+
 use super::words::enter;
 use super::{Confidence, Diagnosis, Evidence, Finding, Stage, Verdict, Where, WhereSide, words};
 use crate::probes::{TcpState, protocol};
