@@ -24,5 +24,13 @@ pub const DROP_SEND_STACK: u8 = 2;
 /// Send a record with the kernel stack and the memory of its frames: they name the rule.
 pub const DROP_SEND_FRAMES: u8 = 3;
 
+/// There is no reason: send a record if it happened in one of the places in map `DROP_PLACES`.
+pub const DROP_BY_PLACE: u8 = 4;
+
+/// Places that may be asked about.
+pub const PLACES: usize = 6;
+/// From the first address of a place to behind the last; zero to the end.
+pub type Places = [[u64; 2]; PLACES];
+
 /// A power of two. System-call errors are sent when their bit is set: `ERRNO_MASK[errno / 64] >> (errno % 64) & 1`.
 pub const ERRNO_WORDS: usize = 4;

@@ -84,6 +84,7 @@ fields! {
     DstDev = "dst_entry.dev", 8, optional;
     NeighTbl = "neighbour.tbl", 8, optional;
     NeighNudState = "neighbour.nud_state", 1, optional;
+    NeighUpdated = "neighbour.updated", 8, optional;
     NeighDev = "neighbour.dev", 8, optional;
     NeighKey = "neighbour.primary_key", 0, optional;
     NeighTableFamily = "neigh_table.family", 4, optional;

@@ -6,7 +6,7 @@ use core::ptr::{addr_of, read_volatile};
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
-use netdiag_ebpf::config::{DROP_REASONS, DROP_SEND, ERRNO_WORDS};
+use netdiag_ebpf::config::{DROP_REASONS, DROP_SEND, ERRNO_WORDS, PLACES, Places};
 use netdiag_ebpf::counters::{COUNTER_COUNT, Counter};
 use netdiag_ebpf::fields::{ABSENT, FIELD_COUNT, Field};
 use netdiag_ebpf::records::call::CALLS;
@@ -71,6 +71,10 @@ const INTEREST_NS: u64 = 180_000_000_000;
 
 #[map]
 pub static COUNTERS: PerCpuArray<[u64; COUNTER_COUNT]> = PerCpuArray::with_max_entries(1, 0);
+
+/// Functions whose drops without a reason are told, where user space knows of something there that drops.
+#[map]
+static DROP_PLACES: Array<Places> = Array::with_max_entries(1, 0);
 
 /// Working memory of probe `wire`, which would not fit the 512 bytes of stack; one for each direction.
 #[map]
@@ -191,6 +195,25 @@ pub fn drop_action(reason: u32) -> u8 {
     let index = black_box(reason as usize) & (DROP_REASONS - 1);
     // SAFETY: bounded above.
     unsafe { read_volatile(addr_of!(DROP_ACTION).cast::<u8>().add(index)) }
+}
+
+/// Whether this address is in one of the places that user space asked about.
+#[inline(always)]
+pub fn is_asked_place(address: u64) -> bool {
+    let Some(places) = DROP_PLACES.get_ptr(0) else { return false };
+    let mut index = 0;
+    while index < PLACES {
+        // SAFETY: a live map value, in bounds; half of an update asks about nothing that could do harm.
+        let [from, to] = unsafe { (*places)[index] };
+        if to == 0 {
+            return false;
+        }
+        if from <= address && address < to {
+            return true;
+        }
+        index += 1;
+    }
+    false
 }
 
 /// Whether a system call's error is sent.

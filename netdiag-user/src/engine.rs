@@ -1,6 +1,8 @@
 //! The whole way, wired: records of the kernel to explained connections. `run`, `watch` and the like drive it.
 
 mod budget;
+mod changed;
+mod dropped_at;
 mod drops;
 mod explain;
 mod hosts;
@@ -16,11 +18,12 @@ use aya::maps::{MapData, RingBuf};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::diagnoses::{Diagnosis, Evidence, Finding};
+use crate::enrich::changes::Changes;
 use crate::enrich::containers::Containers;
 use crate::enrich::facts::QueueSample;
 use crate::enrich::firewall::Firewall;
 use crate::enrich::gather::Gatherer;
-use crate::enrich::{owners, queues};
+use crate::enrich::{droppers, netns, owners, queues};
 use crate::kernel::KernelError;
 use crate::kernel::counters::Counts;
 use crate::kernel::loader::{Options, Session};
@@ -119,6 +122,12 @@ pub struct Engine {
     /// How many are lost until now; asked once for all connections that are finished together.
     lost_now: Option<u64>,
     containers: Containers,
+    /// Rules, routes and links that were changed meanwhile.
+    changes: Changes,
+    /// Drops of XDP programs are told.
+    asks_about_xdp: bool,
+    /// When it was last looked whether there are any.
+    xdp_looked_ns: u64,
     missing: Vec<Probe>,
     undecoded: u64,
 }
@@ -137,10 +146,15 @@ impl Engine {
         let (session, ring) = Session::start(options)?;
         memory::give_back();
         let missing = session.missing_probes().copied().collect();
+        let ring = Ring(ring);
+        let mut changes = Changes::new(changed::epoll(ring.0.as_raw_fd()));
+        if let Some(own) = netns::current_inode() {
+            changes.watch(own, now_ns());
+        }
         let tracker = Tracker::new(Limits::default(), session.reasons.clone());
-        Ok(Self {
+        let mut engine = Self {
             session,
-            ring: Ring(ring),
+            ring,
             tracker,
             gatherer: if options.follow_processes { Gatherer::generous() } else { Gatherer::default() },
             firewall: Firewall::default(),
@@ -161,9 +175,22 @@ impl Engine {
             lost: VecDeque::new(),
             lost_now: None,
             containers: Containers::default(),
+            changes,
+            asks_about_xdp: false,
+            xdp_looked_ns: 0,
             missing,
             undecoded: 0,
-        })
+        };
+        engine.look_for_xdp();
+        Ok(engine)
+    }
+
+    /// XDP programs drop without a reason: only where there are any are such drops told, by the function.
+    fn look_for_xdp(&mut self) {
+        if !self.asks_about_xdp && droppers::is_xdp_loaded() {
+            let ranges = self.tracker.code_of(droppers::XDP_FUNCTIONS);
+            self.asks_about_xdp = self.session.ask_about(&ranges).is_ok();
+        }
     }
 
     /// From now on reads nothing of the kernel's memory on demand.
@@ -191,9 +218,14 @@ impl Engine {
         &mut self.session
     }
 
-    /// Readable when there are records.
+    /// Readable when there are records, or something was changed.
     pub fn fd(&self) -> RawFd {
-        self.ring.0.as_raw_fd()
+        self.changes.epoll().map_or(self.ring.0.as_raw_fd(), |epoll| epoll.0.as_raw_fd())
+    }
+
+    /// How often changes of rules, routes and links were lost.
+    pub fn changes_lost(&self) -> u64 {
+        self.changes.lost()
     }
 
     /// When [`Engine::poll`] should be called at the latest, `CLOCK_MONOTONIC` nanoseconds.
@@ -267,6 +299,7 @@ impl Engine {
     }
 
     fn take_records(&mut self) {
+        self.changes.poll(now_ns());
         for _ in 0..BATCH {
             let Some(mut event) = self.next_event() else { break };
             match &mut event {
@@ -276,6 +309,7 @@ impl Engine {
                 Event::Wire(wire) => self.remember(wire),
                 Event::Exec(exec) => {
                     self.watch_wire(exec.netns.into());
+                    self.changes.watch(exec.netns.into(), exec.time_ns);
                 }
                 _ => {}
             }
@@ -322,6 +356,11 @@ impl Engine {
             return;
         }
         let netns = u64::from(suspect.netns);
+        self.changes.watch(netns, suspect.time_ns);
+        if !self.asks_about_xdp && self.xdp_looked_ns.saturating_add(1_000_000_000) < suspect.time_ns {
+            self.xdp_looked_ns = suspect.time_ns;
+            self.look_for_xdp();
+        }
         if !self.shed.wire && !self.wire_since.contains_key(&netns) {
             self.watch_wire(netns);
             self.just_in_time.insert(netns, 0);

@@ -7,8 +7,10 @@
 //! Everything needs root. No packet leaves the namespaces that a scenario made.
 
 pub mod bpf;
+pub mod bpf_objects;
 pub mod clients;
 pub mod datagrams;
+pub mod dropping;
 pub mod foreign;
 pub mod hooks;
 pub mod init;

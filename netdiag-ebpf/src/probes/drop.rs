@@ -9,6 +9,9 @@
 //! memory of the frames goes along, from which user space finds the rule (netdiag-user/src/enrich/firewall). That
 //! is one and a half kilobytes, and about a microsecond, for a dropped packet whose record the limit permits.
 //!
+//! XDP programs drop without a reason (`do_xdp_generic`, `veth_xdp_rcv_skb`), as many others do who mean no harm:
+//! such drops are told where user space asks about the function, which it does while such programs are loaded.
+//!
 //! Trap: `skb->sk` may be a request or TIME_WAIT socket, and `skb->dev` scratch data: both are read with
 //! probe reads and believed only where they make sense.
 
@@ -18,7 +21,7 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::bpf_get_stack;
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
-use netdiag_ebpf::config::{DROP_IGNORE, DROP_SEND, DROP_SEND_FRAMES};
+use netdiag_ebpf::config::{DROP_BY_PLACE, DROP_IGNORE, DROP_SEND, DROP_SEND_FRAMES};
 use netdiag_ebpf::counters::Counter;
 use netdiag_ebpf::fields::Field;
 use netdiag_ebpf::records::{DropRecord, FramesDropRecord, PacketInfo, STACK_DEPTH, kind, step};
@@ -26,13 +29,18 @@ use netdiag_ebpf::records::{DropRecord, FramesDropRecord, PacketInfo, STACK_DEPT
 use super::socket::add_step;
 use crate::kernel::{load, raw, skb, sock};
 use crate::limits::{permit, permit_frames, permit_stranger};
-use crate::maps::{count, drop_action, is_any_interest, is_interesting, send};
+use crate::maps::{count, drop_action, is_any_interest, is_asked_place, is_interesting, send};
 use crate::{sockets, totals};
 
 #[btf_tracepoint(function = "kfree_skb")]
 pub fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
     let reason: u32 = ctx.arg(2);
-    let action = drop_action(reason);
+    let location: u64 = ctx.arg(1);
+    let action = match drop_action(reason) {
+        DROP_BY_PLACE if is_asked_place(location) => DROP_SEND,
+        DROP_BY_PLACE => DROP_IGNORE,
+        action => action,
+    };
     let counts = totals::wanted();
     if counts {
         totals::count(reason);
@@ -42,7 +50,6 @@ pub fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let packet_skb: *const c_void = ctx.arg(0);
-    let location: u64 = ctx.arg(1);
     let mut packet = PacketInfo::default();
     // SAFETY: the tp_btf argument, which is never null in this tracepoint.
     let (parsed, sk) = unsafe { (skb::parse(packet_skb, &mut packet), skb::socket(packet_skb)) };

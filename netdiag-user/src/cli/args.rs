@@ -270,6 +270,8 @@ pub struct HistoryArgs {
 #[command(after_long_help = "\
 It counts until Ctrl-C, or for the time of --duration, and then tells: losses first, then what is normal (ordinary
 frees, TCP at work). Every drop is counted; packets of one flow are looked at some twenty times a second.
+Not seen: packets that end in hardware or in a driver's XDP program, and connections that a full accept queue
+turns away (`netdiag watch` tells those).
 FILTER is as in `netdiag watch`; `source` and `destination` are those of the packet, and `code` is drop.firewall and
 the like.
 
@@ -286,6 +288,12 @@ pub struct DropsArgs {
     /// Show each group as its first packet is dropped, and every two seconds what came to it
     #[arg(long, short)]
     pub follow: bool,
+    /// Show what netdiag itself cost: runs and time of its programs, memory, CPU time
+    ///
+    /// For that the kernel counts the runs of all BPF programs for as long as netdiag lives, which slows each
+    /// run by some nanoseconds. No setting is changed.
+    #[arg(long)]
+    pub stats: bool,
     /// What drops are put together by, besides their cause
     #[arg(long, value_enum, default_value_t = DropsBy::Rule, value_name = "KEY")]
     pub by: DropsBy,

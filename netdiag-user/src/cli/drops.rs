@@ -27,7 +27,7 @@ const IDLE: Duration = Duration::from_millis(500);
 pub fn drops(args: DropsArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let filter = Filter::from_args(&args.filter).map_err(|error| anyhow!("{error}\n{}", error.pointer()))?;
     let mut teller = Teller::new(&args, global, filter)?;
-    let cost = OwnCost::begin(false);
+    let cost = OwnCost::begin(args.stats);
     let mut engine = Engine::start(Options { attach: global.attach(), drops: true, ..Options::default() })?;
     teller.start = Instant::now();
     teller.told = teller.start;
@@ -65,6 +65,7 @@ struct Teller {
     /// When groups were told last.
     told: Instant,
     closed: bool,
+    shows_cost: bool,
 }
 
 impl Teller {
@@ -88,6 +89,7 @@ impl Teller {
             start: Instant::now(),
             told: Instant::now(),
             closed: false,
+            shows_cost: args.stats,
         })
     }
 
@@ -179,6 +181,9 @@ impl Teller {
         }
         status.drops = Some(counts);
         self.closed |= self.out.object(&status)? == Reader::Closed;
+        if self.shows_cost && self.out.is_text() {
+            status.tell_cost();
+        }
         Ok(())
     }
 }

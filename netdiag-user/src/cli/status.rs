@@ -64,6 +64,8 @@ impl Status {
             .map(|(counter, cause)| Lost { cause: (*cause).to_owned(), records: counters.get(*counter) })
             .collect();
         lost.push(Lost { cause: "not understood".to_owned(), records: engine.undecoded() });
+        let cause = "changes of the network: too many at once".to_owned();
+        lost.push(Lost { cause, records: engine.changes_lost() });
         let probes = engine.session().probes.iter().map(|state| Probe {
             name: state.probe.name,
             program: state.probe.signal,
@@ -80,6 +82,12 @@ impl Status {
         Self { cost: before.cost, ..self }
     }
 
+    /// The cost for people, on standard error.
+    pub fn tell_cost(&self) {
+        let sent = self.counters.get(Counter::Sent);
+        super::line(&format!("\n{}", self.cost.text(sent, self.closing.lost_events)));
+    }
+
     /// Ends a report: an object for programs, a line on standard error for people, and below it the cost where
     /// that was asked for. `seen`: connections.
     pub fn tell(engine: &mut Engine, sink: &mut Sink, seen: u64, cost: &OwnCost) -> anyhow::Result<()> {
@@ -89,8 +97,7 @@ impl Status {
             super::line(&status.closing.text());
         }
         if sink.is_text() && cost.shown {
-            let sent = status.counters.get(Counter::Sent);
-            super::line(&format!("\n{}", status.cost.text(sent, status.closing.lost_events)));
+            status.tell_cost();
         }
         Ok(())
     }

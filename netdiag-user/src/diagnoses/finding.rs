@@ -1,5 +1,6 @@
 use serde::{Deserialize, Serialize};
 
+use crate::enrich::droppers::BpfProgram;
 use crate::enrich::listeners::Listener;
 use crate::enrich::netns::Container;
 use crate::probes::DropRule;
@@ -153,6 +154,8 @@ pub struct Finding {
     pub firewall: Option<FirewallFact>,
     /// The listener that matters (full, or bound elsewhere).
     pub listener: Option<Listener>,
+    /// BPF programs of which one dropped the packet.
+    pub programs: Vec<BpfProgram>,
     pub alternatives: Vec<&'static str>,
 }
 
@@ -172,6 +175,7 @@ impl Finding {
             place,
             firewall: None,
             listener: None,
+            programs: Vec::new(),
             alternatives: Vec::new(),
         }
     }
@@ -205,6 +209,11 @@ impl Finding {
 
     pub fn listener(mut self, listener: Listener) -> Self {
         self.listener = Some(listener);
+        self
+    }
+
+    pub fn programs(mut self, programs: &[BpfProgram]) -> Self {
+        self.programs.extend_from_slice(programs);
         self
     }
 

@@ -183,7 +183,11 @@ const NOT_JOINED: &str = "for a multicast group that nobody here joined";
 /// What a drop for this reason is where nothing else is known, and its meaning in words.
 pub fn of_reason(reason: &str) -> (Class, &'static str) {
     let known = REASONS.iter().find(|known| known.name == reason);
-    known.map_or((OTHER, ""), |known| (known.class, known.meaning))
+    match known {
+        Some(known) => (known.class, known.meaning),
+        None if reason.starts_with("QDISC_") => (QDISC, "the queueing discipline threw it away"),
+        None => (OTHER, ""),
+    }
 }
 
 /// What a drop for this reason in this function is, and its meaning in words.

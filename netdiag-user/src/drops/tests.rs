@@ -55,6 +55,7 @@ fn each_cause_has_its_reason_and_not_its_neighbours() {
         assert_ne!(code(near_miss, "f"), Some(wanted));
     }
     assert_eq!(code("A_REASON_OF_TOMORROW", "f"), Some("drop.other"));
+    assert_eq!(code("QDISC_FLOW_LIMIT", "f"), Some("drop.qdisc"), "an enum of its own in Linux 7");
     assert_eq!(code("TCP_OLD_DATA", "tcp_data_queue"), None);
 }
 

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::dropped::{Way, Whose};
 use super::reasons::Class;
+use crate::enrich::netns::{self, Names};
 use crate::enrich::sockets::{self, Ports, SocketInfo, states};
-use crate::enrich::{holders, links, netns, owners};
+use crate::enrich::{holders, links, owners};
 use crate::probes::{Packet, Tuple, protocol};
 use crate::track::Hook;
 
@@ -15,6 +16,9 @@ use crate::track::Hook;
 const KEPT: Duration = Duration::from_secs(10);
 /// Index of the loopback interface in each network namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
 const LOOPBACK: u32 = 1;
+/// Names of namespaces are read anew after this time; if one has none, after the other.
+const NAMES_KEPT: Duration = Duration::from_secs(1);
+const NO_NAME_KEPT: Duration = Duration::from_millis(100);
 /// Answers that are kept.
 const MAX_KEPT: usize = 4096;
 
@@ -23,9 +27,25 @@ const MAX_KEPT: usize = 4096;
 pub struct Who {
     addresses: HashMap<(u32, IpAddr), (Instant, bool)>,
     sockets: HashMap<(u32, Tuple), (Instant, Whose)>,
+    names: Option<(Instant, Names)>,
 }
 
 impl Who {
+    /// Name of a network namespace; 0 is none.
+    pub fn netns_name(&mut self, inode: u32) -> Option<String> {
+        if inode == 0 {
+            return None;
+        }
+        let (read, names) = self.names.get_or_insert_with(|| (Instant::now(), Names::default()));
+        let name = names.of(inode.into());
+        let kept = if name.is_some() { NAMES_KEPT } else { NO_NAME_KEPT };
+        if read.elapsed() < kept {
+            return name;
+        }
+        self.names = Some((Instant::now(), Names::default()));
+        self.names.as_ref().and_then(|(_, names)| names.of(inode.into()))
+    }
+
     /// The way of a packet. `look` runs what is given to it, if there is time.
     pub fn way(
         &mut self,

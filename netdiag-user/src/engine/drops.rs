@@ -3,7 +3,6 @@
 use super::{BATCH, Engine, now_ns};
 use crate::drops::reasons::class;
 use crate::drops::{Dropped, Way, Who, Whose};
-use crate::enrich::netns::Names;
 use crate::kernel::KernelError;
 use crate::kernel::drops::Total;
 use crate::probes::{Drop, DropRule, Event};
@@ -19,13 +18,12 @@ impl Engine {
         wants: impl Fn(&Dropped) -> Option<bool>,
         mut tell: impl FnMut(Dropped, bool) -> Result<(), E>,
     ) -> Result<usize, E> {
-        let names = Names::default();
         let mut taken = 0;
         for _ in 0..BATCH {
             let Some(event) = self.next_event() else { break };
             taken += 1;
             let Event::Drop(mut drop) = event else { continue };
-            let mut dropped = self.dropped(&drop, &names, who);
+            let mut dropped = self.dropped(&drop, who);
             let mut wanted = wants(&dropped);
             if wanted != Some(false) && !dropped.class.is_normal() {
                 let searches = &mut self.searches;
@@ -45,7 +43,7 @@ impl Engine {
         Ok(taken)
     }
 
-    fn dropped(&mut self, drop: &Drop, names: &Names, who: &mut Who) -> Dropped {
+    fn dropped(&mut self, drop: &Drop, who: &mut Who) -> Dropped {
         let stack: Vec<String> = drop.stack.iter().filter_map(|at| self.tracker.symbol(*at)).collect();
         let hook = hook_of(&stack);
         let reason_name = self.session.reasons.drop_name(drop.reason);
@@ -68,7 +66,7 @@ impl Engine {
             class,
             meaning,
             packet: drop.packet.clone(),
-            netns_name: if drop.packet.netns == 0 { None } else { names.of(drop.packet.netns.into()) },
+            netns_name: who.netns_name(drop.packet.netns),
             way,
             whose: Whose::Unknown,
             rule: None,

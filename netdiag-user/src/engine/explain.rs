@@ -2,10 +2,11 @@
 
 use std::rc::Rc;
 
+use super::dropped_at::{self, Asks};
 use super::{Engine, Explained, now_ns};
 use crate::diagnoses::{self, Coverage, Evidence, leak};
 use crate::enrich::facts::NetnsFact;
-use crate::enrich::{conntrack, netns, owners, queues};
+use crate::enrich::{netns, owners, queues};
 use crate::kernel::registry::{Probe, Weight};
 use crate::probes::Owner;
 use crate::track::{Connection, End, Finished, Side, What};
@@ -47,10 +48,15 @@ impl Engine {
         });
         facts.peer_before = self.hosts.get(connection.netns, connection.peer.ip());
         let mut evidence = Evidence { connection, timeline, other_end, facts, coverage };
-        add_conntrack(&mut evidence);
+        if troubled {
+            self.look_at_drops(&mut evidence);
+        }
         self.look_at_rules(&mut evidence);
         self.name_interfaces(&mut evidence);
         let mut diagnosis = if troubled { diagnoses::diagnose(&evidence) } else { None };
+        if let Some((_, finding)) = &diagnosis {
+            self.add_changes(&mut evidence, finding);
+        }
         if let Some((_, finding)) = &mut diagnosis
             && let (Some(inode), None) = (finding.place.netns, &finding.place.netns_name)
         {
@@ -107,6 +113,20 @@ impl Engine {
         });
     }
 
+    /// What was there where packets were dropped.
+    fn look_at_drops(&mut self, evidence: &mut Evidence) {
+        let mut facts = std::mem::take(&mut evidence.facts);
+        let conntrack = evidence.drops().any(|(_, what)| dropped_at::is_about_invalid(what))
+            && !self.tracker.code_of(&["ctnetlink_get_conntrack"]).is_empty();
+        let asks = Asks { xdp: self.asks_about_xdp, conntrack };
+        if self.follows {
+            dropped_at::look(evidence, &mut facts, asks);
+        } else {
+            self.searches.within(|| dropped_at::look(evidence, &mut facts, asks));
+        }
+        evidence.facts = facts;
+    }
+
     /// A rule may have been removed since it dropped the packet.
     fn look_at_rules(&mut self, evidence: &mut Evidence) {
         for moment in &mut evidence.timeline {
@@ -134,24 +154,6 @@ impl Engine {
             }
         }
     }
-}
-
-/// A drop in a hook, but by no rule of nftables: the connection tracking table may be full there.
-fn add_conntrack(evidence: &mut Evidence) {
-    let mut places: Vec<u32> = evidence
-        .drops()
-        .filter_map(|(_, what)| match what {
-            What::Dropped { reason, symbol: Some(symbol), place, .. }
-                if reason == "NETFILTER_DROP" && symbol == "nf_hook_slow" =>
-            {
-                Some(place.netns)
-            }
-            _ => None,
-        })
-        .collect();
-    places.sort_unstable();
-    places.dedup();
-    evidence.facts.conntrack.extend(places.into_iter().filter_map(|netns| conntrack::of(netns.into())));
 }
 
 /// Whether both sides said goodbye, or nobody was hurt: nothing to explain.

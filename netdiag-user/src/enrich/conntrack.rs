@@ -1,9 +1,12 @@
 //! The connection tracking table of a network namespace.
 
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 
-use super::facts::ConntrackFact;
+use super::facts::{ConntrackFact, TrackedFact};
+use super::netlink::{self, Attributes, Request, Socket, u8_at};
 use super::{netns, sysctl};
+use crate::probes::Tuple;
 
 const COUNT: &str = "net.netfilter.nf_conntrack_count";
 const MAX: &str = "net.netfilter.nf_conntrack_max";
@@ -23,6 +26,93 @@ pub fn of(inode: u64) -> Option<ConntrackFact> {
         max: max.or_else(|| number(MAX))?,
         dropped: statistics.as_deref().and_then(dropped),
     })
+}
+
+/// include/uapi/linux/netfilter/nfnetlink_conntrack.h
+const CT_GET: u16 = 1 << 8 | 1;
+const NESTED: u16 = 0x8000;
+const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_TUPLE_IP: u16 = 1;
+const CTA_TUPLE_PROTO: u16 = 2;
+const CTA_PROTO_NUM: u16 = 1;
+const CTA_PROTO_SRC_PORT: u16 = 2;
+const CTA_PROTO_DST_PORT: u16 = 3;
+const CTA_PROTOINFO: u16 = 4;
+const CTA_PROTOINFO_TCP: u16 = 1;
+const CTA_PROTOINFO_TCP_STATE: u16 = 1;
+/// `struct nfgenmsg`
+const HEADER: usize = 4;
+/// `enum tcp_conntrack`
+const STATES: [&str; 10] = [
+    "NONE",
+    "SYN_SENT",
+    "SYN_RECV",
+    "ESTABLISHED",
+    "FIN_WAIT",
+    "CLOSE_WAIT",
+    "LAST_ACK",
+    "TIME_WAIT",
+    "CLOSE",
+    "SYN_SENT2",
+];
+
+/// What is known of this flow, of either direction, in this namespace (inode number) now. `None`: it cannot be told.
+///
+/// The kernel may load the module that answers (nf_conntrack_netlink): not to be asked where it is not there.
+pub fn tracked(inode: u64, tuple: &Tuple) -> Option<TrackedFact> {
+    let handle = netns::find(inode)?;
+    let is_set = |key| Some(sysctl::read(None, key)? != "0");
+    let look = || {
+        let settings = ["net.netfilter.nf_conntrack_checksum", "net.netfilter.nf_conntrack_tcp_be_liberal"];
+        Some((find(tuple)?, settings.map(is_set)))
+    };
+    let (found, [checksums, liberal]) = netns::enter(&handle, look).ok()??;
+    Some(TrackedFact { netns: inode, known: found.is_some(), state: found.flatten(), checksums, liberal })
+}
+
+/// The entry's state, in the caller's namespace: `Some(None)` where there is no entry.
+fn find(tuple: &Tuple) -> Option<Option<Option<String>>> {
+    let header = [netlink::family(tuple.source.ip()), 0, 0, 0];
+    let request = Request::new("look up a connection", CT_GET, &header)
+        .attribute(CTA_TUPLE_ORIG | NESTED, &attributes(tuple));
+    match Socket::netfilter(None).ok()?.get(&request, |payload| Some(state(payload))) {
+        Ok(state) => Some(state),
+        Err(error) if error.netlink_errno() == Some(libc::ENOENT) => Some(None),
+        Err(_) => None,
+    }
+}
+
+fn attributes(tuple: &Tuple) -> Vec<u8> {
+    let address = |end: SocketAddr| match end.ip() {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    // CTA_IP_V4_SRC, _DST, then those of IPv6.
+    let first = if tuple.source.is_ipv4() { 1 } else { 3 };
+    let ends = [
+        netlink::attribute(first, &address(tuple.source)),
+        netlink::attribute(first + 1, &address(tuple.destination)),
+    ];
+    let protocol = [
+        netlink::attribute(CTA_PROTO_NUM, &[tuple.protocol]),
+        netlink::attribute(CTA_PROTO_SRC_PORT, &tuple.source.port().to_be_bytes()),
+        netlink::attribute(CTA_PROTO_DST_PORT, &tuple.destination.port().to_be_bytes()),
+    ];
+    let nested = [
+        netlink::attribute(CTA_TUPLE_IP | NESTED, &ends.concat()),
+        netlink::attribute(CTA_TUPLE_PROTO | NESTED, &protocol.concat()),
+    ];
+    nested.concat()
+}
+
+fn state(payload: &[u8]) -> Option<String> {
+    let find = |mut attributes: Attributes<'_>, wanted| {
+        attributes.find(|(kind, _)| *kind == wanted).map(|(_, value)| value.to_vec())
+    };
+    let info = find(Attributes::at(payload, HEADER), CTA_PROTOINFO)?;
+    let tcp = find(Attributes::at(&info, 0), CTA_PROTOINFO_TCP)?;
+    let number = u8_at(&find(Attributes::at(&tcp, 0), CTA_PROTOINFO_TCP_STATE)?, 0)?;
+    STATES.get(usize::from(number)).map(|name| (*name).to_owned())
 }
 
 /// Sum over all CPUs of the column `drop` (net/netfilter/nf_conntrack_standalone.c, `ct_cpu_seq_show`).

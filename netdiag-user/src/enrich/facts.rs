@@ -3,10 +3,11 @@
 //! `None` means "not asked or not known", an empty list "asked, and there is none".
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use super::droppers::Dropper;
 use super::links::Link;
 use super::listeners::Listener;
 use super::neighbours::Neighbour;
@@ -71,6 +72,44 @@ impl ConntrackFact {
     }
 }
 
+/// What connection tracking knows of a connection of which it called a packet invalid.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrackedFact {
+    /// Inode number.
+    pub netns: u64,
+    /// Whether it has an entry for it.
+    pub known: bool,
+    /// Of TCP: `SYN_SENT`, `ESTABLISHED`, as conntrack(8) prints it.
+    pub state: Option<String>,
+    /// Whether it looks at checksums (`nf_conntrack_checksum`).
+    pub checksums: Option<bool>,
+    /// Whether it lets packets outside of the window pass (`nf_conntrack_tcp_be_liberal`).
+    pub liberal: Option<bool>,
+}
+
+/// Whether a namespace forwards packets that come in by an interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForwardingFact {
+    /// Inode number.
+    pub netns: u64,
+    /// The setting that decides: `net.ipv4.conf.eth0.forwarding`, `net.ipv6.conf.all.forwarding`.
+    pub setting: String,
+    pub enabled: bool,
+}
+
+/// The route that an answer to a packet would take: what the reverse path filter asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReverseRoute {
+    /// Inode number of the namespace in which the packet was dropped.
+    pub netns: u64,
+    /// The packet's source.
+    pub address: IpAddr,
+    /// The interface that the answer would leave through; `None`: there is no route.
+    pub interface: Option<String>,
+    /// As `ip route` prints it.
+    pub text: Option<String>,
+}
+
 /// Processes that hold sockets in one state (for exhausted ports) or one address (for "in use").
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
@@ -120,6 +159,14 @@ pub struct Facts {
     pub queue_samples: Vec<QueueSample>,
     /// The tables of namespaces where netfilter dropped a packet of this connection outside of nftables.
     pub conntrack: Vec<ConntrackFact>,
+    /// Where a rule about invalid packets dropped one of this connection.
+    pub tracked: Vec<TrackedFact>,
+    /// Programs, filters and queues where packets of this connection were dropped by one of them.
+    pub droppers: Vec<Dropper>,
+    /// Where a packet of this connection was not for the namespace that it had come to.
+    pub forwarding: Vec<ForwardingFact>,
+    /// Where the reverse path filter dropped a packet of this connection.
+    pub reverse_routes: Vec<ReverseRoute>,
     /// Who holds the address or ports, for `local.*`.
     pub holders: Option<Vec<Holder>>,
     /// The peer's answers on other connections, where the wire was watched then.

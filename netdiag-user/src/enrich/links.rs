@@ -76,7 +76,7 @@ pub fn has_address(netns: Option<&NetnsHandle>, address: IpAddr) -> Result<bool,
     }))
 }
 
-fn dump_links(socket: &mut Socket) -> Result<Vec<Link>, EnrichError> {
+pub(super) fn dump_links(socket: &mut Socket) -> Result<Vec<Link>, EnrichError> {
     socket.dump(&list_request(), parse_link)
 }
 
@@ -104,12 +104,12 @@ pub(super) fn exits(socket: &mut Socket) -> Result<Vec<Exit>, EnrichError> {
     Ok(exits)
 }
 
-fn dump_addresses(socket: &mut Socket) -> Result<Vec<(u32, IpAddr, u8)>, EnrichError> {
+pub(super) fn dump_addresses(socket: &mut Socket) -> Result<Vec<(u32, IpAddr, u8)>, EnrichError> {
     let request = Request::new("list addresses", libc::RTM_GETADDR, &[0; ADDRESS_HEADER]);
     socket.dump(&request, parse_address)
 }
 
-fn parse_link(payload: &[u8]) -> Option<Link> {
+pub(super) fn parse_link(payload: &[u8]) -> Option<Link> {
     let flags = u32_at(payload, 8)?;
     let mut link = Link {
         ifindex: u32_at(payload, 4)?,
@@ -161,7 +161,7 @@ fn operstate(number: u8) -> Option<&'static str> {
 }
 
 /// Interface, address, prefix length. Of a point-to-point interface the local end counts.
-fn parse_address(payload: &[u8]) -> Option<(u32, IpAddr, u8)> {
+pub(super) fn parse_address(payload: &[u8]) -> Option<(u32, IpAddr, u8)> {
     let attributes = Attributes::at(payload, ADDRESS_HEADER);
     let find = |wanted| attributes.clone().find(|(kind, _)| *kind == wanted);
     let (_, address) = find(IFA_LOCAL).or_else(|| find(IFA_ADDRESS))?;

@@ -8,8 +8,10 @@
 pub mod behaviour;
 mod cgroup;
 pub mod cgroup_ids;
+pub mod changes;
 pub mod conntrack;
 pub mod containers;
+pub mod droppers;
 mod error;
 pub mod facts;
 mod fib;
@@ -21,6 +23,7 @@ pub mod listeners;
 pub mod neighbours;
 mod netlink;
 pub mod netns;
+mod notices;
 pub mod owners;
 pub mod port_range;
 pub mod process;

@@ -79,7 +79,7 @@ fn parse(payload: &[u8], ifindex: u32, address: IpAddr) -> Option<Neighbour> {
     Some(Neighbour { state: state(u16_at(payload, 8)?), lladdr: find(NDA_LLADDR).map(lladdr) })
 }
 
-fn state(number: u16) -> NeighbourState {
+pub(super) fn state(number: u16) -> NeighbourState {
     match number {
         0 => NeighbourState::None,
         0x01 => NeighbourState::Incomplete,
@@ -94,7 +94,7 @@ fn state(number: u16) -> NeighbourState {
     }
 }
 
-fn lladdr(bytes: &[u8]) -> String {
+pub(super) fn lladdr(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
 }
 

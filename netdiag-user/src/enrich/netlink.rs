@@ -18,9 +18,9 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use super::error::EnrichError;
 use super::netns::{self, NetnsHandle};
 
-const HEADER: usize = 16;
+pub(super) const HEADER: usize = 16;
 /// The kernel fills at most 32 KiB per datagram of a dump (`netlink_recvmsg`); one message is smaller still.
-const RECEIVE_BUFFER: usize = 64 * 1024;
+pub(super) const RECEIVE_BUFFER: usize = 64 * 1024;
 const DEADLINE_SECONDS: i64 = 5;
 /// How often a dump is begun anew when the table changed under it.
 const DUMP_ATTEMPTS: usize = 3;
@@ -51,11 +51,7 @@ impl Request {
 
     /// Appends an attribute. Values are a few bytes long: addresses, numbers, names.
     pub(super) fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
-        let length = (4 + value.len()) as u16;
-        self.body.extend(length.to_ne_bytes());
-        self.body.extend(kind.to_ne_bytes());
-        self.body.extend(value);
-        pad(&mut self.body);
+        self.body.extend(attribute(kind, value));
         self
     }
 
@@ -69,6 +65,15 @@ impl Request {
             IpAddr::V6(address) => self.attribute(kind, &address.octets()),
         }
     }
+}
+
+/// An attribute, to be nested in another.
+pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = (4 + value.len()) as u16;
+    let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+    bytes.extend(value);
+    pad(&mut bytes);
+    bytes
 }
 
 /// A netlink socket; it belongs for good to the network namespace in which it was opened.
@@ -254,22 +259,25 @@ impl AsRawFd for Socket {
     }
 }
 
-struct Message<'a> {
-    length: usize,
-    kind: u16,
+/// One message of a datagram.
+pub(super) struct Message<'a> {
+    pub(super) length: usize,
+    pub(super) kind: u16,
     flags: u16,
     sequence: u32,
-    payload: &'a [u8],
+    pub(super) port: u32,
+    pub(super) payload: &'a [u8],
 }
 
 impl<'a> Message<'a> {
-    fn first(bytes: &'a [u8]) -> Option<Self> {
+    pub(super) fn first(bytes: &'a [u8]) -> Option<Self> {
         let length = u32_at(bytes, 0)? as usize;
         Some(Self {
             length,
             kind: u16_at(bytes, 4)?,
             flags: u16_at(bytes, 6)?,
             sequence: u32_at(bytes, 8)?,
+            port: u32_at(bytes, 12)?,
             payload: bytes.get(HEADER..length)?,
         })
     }
@@ -299,7 +307,7 @@ impl<'a> Iterator for Attributes<'a> {
     }
 }
 
-fn align(length: usize) -> usize {
+pub(super) fn align(length: usize) -> usize {
     length.saturating_add(3) & !3
 }
 

@@ -88,7 +88,7 @@ fn state(text: &mut String, nexthop: &Nexthop) {
     }
 }
 
-fn prefix((address, length): (IpAddr, u8)) -> String {
+pub(super) fn prefix((address, length): (IpAddr, u8)) -> String {
     match (address, length) {
         (_, 0) => "default".to_owned(),
         (IpAddr::V4(_), 32) | (IpAddr::V6(_), 128) => address.to_string(),
@@ -112,7 +112,7 @@ fn kind(kind: RouteKind) -> String {
     name.to_owned()
 }
 
-fn table(number: u32) -> String {
+pub(super) fn table(number: u32) -> String {
     match number {
         253 => "default".to_owned(),
         254 => "main".to_owned(),

@@ -232,7 +232,7 @@ pub fn rules(netns: Option<&NetnsHandle>, v6: bool) -> Result<Vec<Rule>, EnrichE
 }
 
 /// Whether an address lies in a prefix; never if they are of different families.
-pub(super) fn contains((network, prefix): (IpAddr, u8), address: IpAddr) -> bool {
+pub(crate) fn contains((network, prefix): (IpAddr, u8), address: IpAddr) -> bool {
     let bits = |address: IpAddr| match address {
         IpAddr::V4(address) => (u128::from(address.to_bits()) << 96, 32),
         IpAddr::V6(address) => (address.to_bits(), 128),
@@ -308,7 +308,7 @@ pub(super) fn dump(
     })
 }
 
-fn parse(payload: &[u8]) -> Option<Route> {
+pub(super) fn parse(payload: &[u8]) -> Option<Route> {
     let header: &[u8; HEADER] = payload.first_chunk()?;
     let flags = u32_at(header, 8)?;
     let unspecified: IpAddr = match i32::from(header[0]) {

@@ -109,7 +109,7 @@ pub(super) fn dump(socket: &mut Socket, family: u8) -> Result<Vec<Rule>, EnrichE
     Ok(rules)
 }
 
-fn parse(payload: &[u8]) -> Option<Rule> {
+pub(super) fn parse(payload: &[u8]) -> Option<Rule> {
     let header: &[u8; HEADER] = payload.first_chunk()?;
     let mut rule = Rule {
         priority: 0,

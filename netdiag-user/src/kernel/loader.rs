@@ -1,9 +1,9 @@
 //! Loads the object and attaches what this kernel allows.
 
-use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
 use aya::{Ebpf, EbpfLoader};
 use netdiag_ebpf::config::{
-    ERRNO_WORDS, FLAG_ALL, FLAG_COUNT_DROPS, FLAG_RESET_REASON, FLAG_TRACK_PROCESSES,
+    ERRNO_WORDS, FLAG_ALL, FLAG_COUNT_DROPS, FLAG_RESET_REASON, FLAG_TRACK_PROCESSES, PLACES, Places,
 };
 use netdiag_ebpf::counters::{COUNTER_COUNT, Counter};
 use netdiag_ebpf::records::call::CALLS;
@@ -66,6 +66,7 @@ pub struct Session {
     counters: PerCpuArray<MapData, [u64; COUNTER_COUNT]>,
     tracked: BpfHashMap<MapData, u32, u8>,
     drops: DropMaps,
+    places: Array<MapData, Places>,
     pub probes: Vec<ProbeState>,
     pub reasons: Reasons,
     pub offsets: Offsets,
@@ -86,6 +87,7 @@ impl Session {
         let watched = BpfHashMap::try_from(take_map(&mut ebpf, "WATCHED_NETNS")?)?;
         let ring = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)?;
         let drops = DropMaps::new(take_map(&mut ebpf, "DROP_TOTALS")?, take_map(&mut ebpf, "LIMITS")?)?;
+        let places = Array::try_from(take_map(&mut ebpf, "DROP_PLACES")?)?;
         let peek = Peek::new(take_map(&mut ebpf, "PEEKED")?)?;
         let mut session = Self {
             wire: Wire::new(watched),
@@ -94,6 +96,7 @@ impl Session {
             counters,
             tracked,
             drops,
+            places,
             probes: Vec::new(),
             reasons,
             offsets,
@@ -123,6 +126,13 @@ impl Session {
 
     fn way_of(&self, signal: &str) -> Option<&'static Way> {
         self.probes.iter().find(|state| state.probe.signal == signal)?.attached
+    }
+
+    /// From now on drops without a reason are told where they happen in these places; only so many fit.
+    pub fn ask_about(&mut self, ranges: &[[u64; 2]]) -> Result<(), KernelError> {
+        let mut places: Places = [[0; 2]; PLACES];
+        places.iter_mut().zip(ranges).for_each(|(place, range)| *place = *range);
+        Ok(self.places.set(0, places, 0)?)
     }
 
     /// Follows this process and what it starts from now on.

@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 
-use netdiag_ebpf::config::{DROP_IGNORE, DROP_REASONS, DROP_SEND, DROP_SEND_FRAMES, DROP_SEND_STACK};
+use netdiag_ebpf::config::{
+    DROP_BY_PLACE, DROP_IGNORE, DROP_REASONS, DROP_SEND, DROP_SEND_FRAMES, DROP_SEND_STACK,
+};
 
 use super::btf::Btf;
 
@@ -29,9 +31,9 @@ pub(crate) const NO_LOSS: &[&str] = &[
     "UNHANDLED_PROTO",
     "IPV6DISABLED_PORT",
     "PACKET_SOCK_ERROR",
-    // Ordinary end of ICMP and raw packets.
-    "NOT_SPECIFIED",
 ];
+/// Ordinary end of ICMP and raw packets; but XDP programs drop so too.
+const NO_REASON: &str = "NOT_SPECIFIED";
 
 /// Reasons whose kernel stack says more.
 const WITH_STACK: &[&str] = &["TC_INGRESS", "TC_EGRESS", "XDP", "BPF_CGROUP_EGRESS"];
@@ -56,7 +58,7 @@ impl Reasons {
             values.into_iter().find(|(name, _)| name == wanted).and_then(|(_, n)| u32::try_from(n).ok())
         };
         Self {
-            drops: names(btf, "skb_drop_reason", &["SKB_DROP_REASON_", "SKB_"]),
+            drops: drop_names(btf),
             resets: names(btf, "sk_rst_reason", &["SK_RST_REASON_"]),
             linger_bit: flag("SOCK_LINGER"),
             keepopen_bit: flag("SOCK_KEEPOPEN"),
@@ -129,6 +131,8 @@ impl Reasons {
             let Some(action) = actions.get_mut(*number as usize) else { continue };
             if NO_LOSS.contains(&name.as_str()) {
                 *action = DROP_IGNORE;
+            } else if name == NO_REASON {
+                *action = DROP_BY_PLACE;
             } else if WITH_STACK.contains(&name.as_str()) {
                 *action = DROP_SEND_STACK;
             } else if name == WITH_FRAMES {
@@ -139,6 +143,16 @@ impl Reasons {
         actions[0] = DROP_IGNORE;
         actions
     }
+}
+
+/// Those of the core, and of queueing disciplines, which have an enum of their own since Linux 7.
+fn drop_names(btf: &Btf) -> HashMap<u32, String> {
+    let of_queues = names(btf, "qdisc_drop_reason", &["QDISC_DROP_"]);
+    let of_queues = of_queues.into_iter().map(|(number, name)| (number, format!("QDISC_{name}")));
+    let mut all: HashMap<u32, String> = of_queues.collect();
+    // Where both name a number, it is the core's.
+    all.extend(names(btf, "skb_drop_reason", &["SKB_DROP_REASON_", "SKB_"]));
+    all
 }
 
 fn names(btf: &Btf, name: &str, prefixes: &[&str]) -> HashMap<u32, String> {

@@ -198,6 +198,21 @@ impl Symbols {
         (found.next().is_none() && entry.address != 0).then_some(entry.address)
     }
 
+    /// The code of the functions with these names (of the source, as [`Symbol::base_name`]), parts and variants too: from
+    /// the first address to behind the last.
+    pub fn ranges(&self, names: &[&str]) -> Vec<[u64; 2]> {
+        let is_wanted = |entry: &Entry| {
+            let symbol = Symbol { name: self.name(entry), module: None, offset: 0 };
+            names.iter().any(|name| symbol.name.starts_with(name) && symbol.base_name() == *name)
+        };
+        let found = self.entries.iter().enumerate().filter(|(_, entry)| is_wanted(entry));
+        let end = |index: usize, start: u64| {
+            let next = self.entries[index..].iter().map(|entry| entry.address).find(|next| *next > start);
+            next.unwrap_or(u64::MAX).min(start.saturating_add(MAX_SYMBOL_SIZE))
+        };
+        found.map(|(index, entry)| [entry.address, end(index, entry.address)]).collect()
+    }
+
     /// Number of symbols.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -296,6 +311,14 @@ not a line
         assert_eq!(base("a12"), "a12");
         assert_eq!(base("."), ".");
         assert_eq!(base("7"), "7");
+    }
+
+    #[test]
+    fn code_ends_where_the_next_function_begins() {
+        let text = "1000 t a\n1100 T wanted\n1100 t alias\n1180 t wanted.cold\n1200 t wanted_not\n";
+        let symbols = Symbols::parse(text.as_bytes()).unwrap();
+        assert_eq!(symbols.ranges(&["wanted", "absent"]), [[0x1100, 0x1180], [0x1180, 0x1200]]);
+        assert_eq!(symbols.ranges(&["wanted_not"]), [[0x1200, 0x1200 + MAX_SYMBOL_SIZE]]);
     }
 
     #[test]

@@ -224,6 +224,15 @@ fn of(what: &What, connection: &Connection) -> Event {
             let event = Event::new("neighbour-failed", text, json!({ "address": address }));
             with_place(event, place, place.interface.as_deref())
         }
+        What::Changed { change, place } => {
+            let text = format!("{}{}", change.text(), elsewhere(place, connection));
+            let detail = json!({
+                "subject": change.subject,
+                "by": change.by,
+                "rule": change.rule,
+            });
+            with_place(Event::new(change.kind.as_str(), text, detail), place, change.interface.as_deref())
+        }
         What::CallFailed { call, errno } => {
             let name = errno_name(errno.abs());
             let text = format!("{call} failed with {name}");

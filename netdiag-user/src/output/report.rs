@@ -10,6 +10,7 @@ use super::clock::{Clock, rfc3339};
 use super::event::{self, Event};
 use crate::diagnoses::words::errno_name;
 use crate::diagnoses::{Confidence, Coverage, Diagnosis, Evidence, Finding, FirewallFact, NextStep, Where};
+use crate::enrich::droppers::BpfProgram;
 use crate::enrich::listeners::Listener;
 use crate::enrich::process::Process;
 use crate::probes::{Basis, Call, Direction, DropRule, Owner, protocol};
@@ -333,6 +334,9 @@ pub struct Report {
     pub firewall: Option<FirewallPart>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listener: Option<Listener>,
+    /// BPF programs of which one dropped the packet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub programs: Vec<BpfProgram>,
     /// From connect() (or the first sign of trouble) to the end.
     pub duration_us: u64,
     pub evidence: Vec<Event>,
@@ -374,6 +378,7 @@ impl Report {
             place: finding.place.clone(),
             firewall: finding.firewall.as_ref().map(FirewallPart::from),
             listener: finding.listener.clone(),
+            programs: finding.programs.clone(),
             duration_us: u64::try_from(connection.duration().as_micros()).unwrap_or(u64::MAX),
             evidence: events,
             count: 1,

@@ -71,7 +71,7 @@ pub(super) fn at(ms: u64, what: What) -> Moment {
 }
 
 /// curl that connects, and nothing else.
-pub(super) fn outbound() -> Evidence {
+pub(crate) fn outbound() -> Evidence {
     Evidence {
         connection: Connection {
             protocol: protocol::TCP,

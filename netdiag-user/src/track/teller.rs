@@ -109,8 +109,15 @@ impl Teller {
     /// Name of the function at an address, without the compiler's suffixes. The table is read at the first
     /// need: it takes 60 ms that most runs never pay.
     pub(super) fn symbol(&self, address: u64) -> Option<String> {
-        let symbols = self.symbols.get_or_init(|| Symbols::load().ok()).as_ref()?;
-        Some(symbols.resolve(address)?.base_name().to_owned())
+        Some(self.symbols()?.resolve(address)?.base_name().to_owned())
+    }
+
+    pub(super) fn code_of(&self, names: &[&str]) -> Vec<[u64; 2]> {
+        self.symbols().map(|symbols| symbols.ranges(names)).unwrap_or_default()
+    }
+
+    fn symbols(&self) -> Option<&Symbols> {
+        self.symbols.get_or_init(|| Symbols::load().ok()).as_ref()
     }
 }
 

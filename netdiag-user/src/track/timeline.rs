@@ -3,6 +3,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::hook::Hook;
+use crate::enrich::changes::Change;
 use crate::probes::{Call, DropRule, Packet, TcpState, Tuple};
 
 /// Where a packet was.
@@ -109,6 +110,11 @@ pub enum What {
     CallFailed {
         call: Call,
         errno: i32,
+    },
+    /// Rules, routes, addresses, links or neighbours were changed, perhaps before the connection began.
+    Changed {
+        change: Box<Change>,
+        place: Place,
     },
 }
 

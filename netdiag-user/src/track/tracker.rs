@@ -120,6 +120,11 @@ impl Tracker {
         self.teller.symbol(address)
     }
 
+    /// Where the code of these functions of the kernel is.
+    pub fn code_of(&self, names: &[&str]) -> Vec<[u64; 2]> {
+        self.teller.code_of(names)
+    }
+
     /// Connections whose grace is over.
     pub fn due(&mut self, now_ns: u64) -> Vec<Finished> {
         let mut due = self.take_due(now_ns);

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use netdiag_tests::bpf;
+use netdiag_tests::bpf_objects;
 use netdiag_tests::netdiag::{Agent, Home};
 use netdiag_tests::process::run;
 
@@ -40,13 +40,13 @@ pub fn killed_loses_nothing_stored() -> Result<()> {
     let agent = Agent::start(&home, &[host.variable()])?;
     host.refused(18711..18714)?;
     home.wait_for_failures(3, SOON)?;
-    let objects = bpf::objects(agent.pid())?;
+    let objects = bpf_objects::objects(agent.pid())?;
     ensure!(objects.iter().any(|(kind, _)| *kind == "prog"), "it has no program: {objects:?}");
     agent.kill()?;
     ensure!(home.failures()? == 3, "fewer after it was killed");
     let deadline = Instant::now() + Duration::from_secs(5);
     for (kind, id) in objects {
-        while bpf::exists(kind, id)? {
+        while bpf_objects::exists(kind, id)? {
             ensure!(Instant::now() < deadline, "left behind: {kind} {id}");
             std::thread::sleep(Duration::from_millis(100));
         }

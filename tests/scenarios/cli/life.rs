@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use netdiag_tests::net::{Family, Namespace, Topology};
 use netdiag_tests::netdiag::{Run, Watch};
 use netdiag_tests::process::{Process, run};
-use netdiag_tests::{bpf, clients, hooks};
+use netdiag_tests::{bpf_objects, clients, hooks};
 use nix::sys::signal::Signal;
 
 use super::{LIMIT, netdiag, netdiag_inside};
@@ -55,7 +55,7 @@ fn ends(
     pinned_before: &BTreeSet<std::path::PathBuf>,
     signal: Signal,
 ) -> Result<i32> {
-    let objects = bpf::objects(process.pid())?;
+    let objects = bpf_objects::objects(process.pid())?;
     ensure!(objects.iter().any(|(kind, _)| *kind == "prog"), "it has no program: {objects:?}");
     let hooked = !hooks::present(Some(host))?.is_empty() || !hooks::are_used();
     ensure!(hooked, "it has no tc hook, so this shows nothing");
@@ -65,7 +65,7 @@ fn ends(
     loop {
         let mut left: Vec<String> = hooks::present(Some(host))?.into_iter().collect();
         for (kind, id) in &objects {
-            if bpf::exists(kind, *id)? {
+            if bpf_objects::exists(kind, *id)? {
                 left.push(format!("{kind} {id}"));
             }
         }

@@ -1,19 +1,22 @@
-//! A control group whose BPF program forbids connect(), as a container runtime or security agent has it.
+//! A control group with a BPF program, as a container runtime or security agent has it.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use netdiag_tests::bpf::{self, Kind};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tempfile::TempDir;
 
-/// bpf(2) commands and attach types, include/uapi/linux/bpf.h.
-const BPF_PROG_LOAD: libc::c_long = 5;
-const BPF_LINK_CREATE: libc::c_long = 28;
-const BPF_PROG_TYPE_CGROUP_SOCK_ADDR: u64 = 18;
+/// Attach types, include/uapi/linux/bpf.h.
+pub const INET_INGRESS: u64 = 0;
+pub const INET_EGRESS: u64 = 1;
 pub const INET4_CONNECT: u64 = 10;
 pub const INET6_CONNECT: u64 = 11;
+
+static COUNTER: AtomicU32 = AtomicU32::new(0);
 
 /// Gone, with its program, when it is dropped.
 #[derive(Debug)]
@@ -24,17 +27,28 @@ pub struct Forbidding {
 }
 
 impl Forbidding {
-    /// A new group below the root of the unified hierarchy; nobody is in it yet.
+    /// A new group below the root of the unified hierarchy that may not connect(); nobody is in it yet.
     pub fn new(attach_type: u64) -> Result<Self> {
+        Self::by(&forbidding(attach_type)?, attach_type)
+    }
+
+    /// The same with this program.
+    pub fn by(program: &OwnedFd, attach_type: u64) -> Result<Self> {
         let mounted = tempfile::tempdir()?;
         mount(Some("none"), mounted.path(), Some("cgroup2"), MsFlags::empty(), None::<&str>)
             .context("mounting cgroup2")?;
-        let directory = mounted.path().join(format!("nd-{}-{attach_type}", std::process::id()));
+        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let directory = mounted.path().join(format!("nd-{}-{count}", std::process::id()));
         let mut group = Self { link: None, directory, mounted };
         std::fs::create_dir(&group.directory)?;
         let opened = File::open(&group.directory)?;
-        group.link = Some(forbid(&opened, attach_type)?);
+        group.link = Some(bpf::link_to_group(program, &opened, attach_type)?);
         Ok(group)
+    }
+
+    /// Its name, below the root.
+    pub fn name(&self) -> String {
+        self.directory.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
     /// The command, as a member of this group.
@@ -59,32 +73,8 @@ impl Drop for Forbidding {
     }
 }
 
-/// A program that answers no, linked to the group.
-fn forbid(group: &File, attach_type: u64) -> Result<OwnedFd> {
+/// A program that answers no.
+fn forbidding(attach_type: u64) -> Result<OwnedFd> {
     // r0 = 0 (refuse, with EPERM); exit
-    let code: [u64; 2] = [0xb7, 0x95];
-    let license = c"GPL";
-    // prog_type and insn_cnt, insns, license, log, version and flags, name, ifindex and expected_attach_type
-    let mut load = [0_u64; 9];
-    load[0] = BPF_PROG_TYPE_CGROUP_SOCK_ADDR | 2 << 32;
-    load[1] = code.as_ptr() as u64;
-    load[2] = license.as_ptr() as u64;
-    load[6] = u64::from_le_bytes(*b"forbid\0\0");
-    load[8] = attach_type << 32;
-    let program = bpf(BPF_PROG_LOAD, &mut load)?;
-    let both = descriptor(program.as_raw_fd())? | descriptor(group.as_raw_fd())? << 32;
-    bpf(BPF_LINK_CREATE, &mut [both, attach_type, 0, 0, 0, 0])
-}
-
-fn descriptor(fd: RawFd) -> Result<u64> {
-    Ok(u64::try_from(fd)?)
-}
-
-fn bpf(command: libc::c_long, attr: &mut [u64]) -> Result<OwnedFd> {
-    // SAFETY: the pointer and size describe `attr`, which lives for the call, as do the buffers that it
-    // points to.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_mut_ptr(), size_of_val(attr)) };
-    ensure!(fd >= 0, "bpf({command}): {}", std::io::Error::last_os_error());
-    // SAFETY: both commands used here return a new descriptor, which nobody else has.
-    Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd)?) })
+    bpf::load(Kind::CgroupSockAddr, attach_type, *b"forbid\0\0", &[0xb7, 0x95])
 }

@@ -1,6 +1,6 @@
 //! Scenarios of the symptom `local`: a system call fails, and no packet is ever made.
 
-mod cgroup;
+pub mod cgroup;
 
 use std::time::Duration;
 

@@ -1,6 +1,8 @@
 //! Scenarios of the symptom `timeout`: the registry here, the stories beside it.
 
+pub mod changed;
 mod compared;
+mod dropper;
 mod established;
 mod firewall;
 mod listener;
@@ -26,6 +28,7 @@ const CURL_TUN: &[Need] = &[Need::Tool("curl"), Need::Tun];
 const PYTHON_TUN: &[Need] = &[Need::Python, Need::Tun];
 const TUN: &[Need] = &[Need::Tun];
 const CONNTRACK: &[Need] = &[Need::Nftables, Need::Conntrack];
+const CONNTRACK_TUN: &[Need] = &[Need::Nftables, Need::Conntrack, Need::Tun];
 const IPTABLES_NFT: &[Need] = &[Need::Tool("curl"), Need::IptablesNft];
 const IPTABLES_LEGACY: &[Need] = &[Need::Tool("curl"), Need::IptablesLegacy];
 const LEGACY_TUN: &[Need] = &[Need::Tool("curl"), Need::Tun, Need::IptablesLegacy];
@@ -119,6 +122,8 @@ pub const SCENARIOS: &[Scenario] = &[
     S::hit("timeout.firewall-drop", "traced_rule_v6", || compared::traced_rule(V6)).needs(CURL_NFT),
     S::hit("timeout.firewall-drop", "traced_policy", compared::traced_policy).needs(CURL_NFT),
     S::hit("timeout.firewall-drop", "trace_leaves_nothing", compared::trace_leaves_nothing).needs(NFT),
+    S::hit("timeout.firewall-drop", "rule_added_meanwhile", changed::rule_added).needs(NFT),
+    S::hit("timeout.firewall-drop", "another_rule_added_meanwhile", changed::other_changes).needs(NFT),
     S::near_miss("timeout.firewall-drop", "rule_for_other_port", firewall::rule_for_other_port).needs(CURL_NFT),
     S::near_miss("timeout.firewall-drop", "rule_counts_and_accepts", firewall::rule_counts_and_accepts).needs(CURL_NFT),
     S::near_miss("timeout.firewall-drop", "first_syn_only", firewall::first_syn_only).needs(CURL_NFT),
@@ -130,9 +135,31 @@ pub const SCENARIOS: &[Scenario] = &[
     S::near_miss("timeout.conntrack-full", "nearly_full", firewall::conntrack_table_nearly_full).needs(CONNTRACK),
     S::near_miss("timeout.conntrack-full", "legacy_rule", || firewall::iptables(V4, "legacy")).needs(IPTABLES_LEGACY),
 
+    S::hit("timeout.bpf-drop", "tc_v4", || dropper::tc_filter(V4)),
+    S::hit("timeout.bpf-drop", "tc_v6", || dropper::tc_filter(V6)),
+    S::hit("timeout.bpf-drop", "tcx_of_the_router", dropper::tcx_of_the_router),
+    S::hit("timeout.bpf-drop", "tc_drops_the_answer", dropper::tc_drops_the_answer),
+    S::hit("timeout.bpf-drop", "xdp_of_the_server_v4", || dropper::xdp_of_the_server(V4)),
+    S::hit("timeout.bpf-drop", "xdp_of_the_server_v6", || dropper::xdp_of_the_server(V6)),
+    S::hit("timeout.bpf-drop", "control_group_v4", || dropper::control_group(V4)),
+    S::hit("timeout.bpf-drop", "control_group_v6", || dropper::control_group(V6)),
+    S::hit("timeout.bpf-drop", "control_group_rejects_the_answer", dropper::control_group_rejects_the_answer),
+    S::near_miss("timeout.bpf-drop", "another_port", dropper::another_port).needs(CURL),
+    S::near_miss("timeout.bpf-drop", "a_rule_behind_the_program", dropper::rule_behind_a_program).needs(NFT),
+
+    S::hit("timeout.qdisc-drop", "v4", || dropper::queue(V4)),
+    S::hit("timeout.qdisc-drop", "v6", || dropper::queue(V6)),
+    S::near_miss("timeout.qdisc-drop", "queue_with_room", dropper::queue_with_room).needs(CURL),
+
+    S::hit("timeout.forwarding-disabled", "v4", || dropper::no_forwarding(V4)),
+    S::hit("timeout.forwarding-disabled", "v6", || dropper::no_forwarding(V6)),
+    S::near_miss("timeout.forwarding-disabled", "hosts_that_are_no_routers", dropper::only_routers_forward).needs(CURL),
+    S::near_miss("timeout.forwarding-disabled", "rule_of_the_router", || firewall::in_router(V4, "forward")).needs(NC_NFT),
+
     S::hit("timeout.reply-dropped", "input_v4", || reply::input(V4)).needs(CURL_NFT),
     S::hit("timeout.reply-dropped", "input_v6", || reply::input(V6)).needs(CURL_NFT),
     S::hit("timeout.reply-dropped", "conntrack_invalid", reply::conntrack_invalid).needs(CONNTRACK),
+    S::hit("timeout.reply-dropped", "conntrack_window", reply::conntrack_window).needs(CONNTRACK_TUN),
     S::hit("timeout.reply-dropped", "output_of_the_server_v4", || reply::output_of_the_server(V4)).needs(NC_NFT),
     S::hit("timeout.reply-dropped", "output_of_the_server_v6", || reply::output_of_the_server(V6)).needs(NC_NFT),
     S::hit("timeout.reply-dropped", "forward_on_the_way_back", reply::forward_on_the_way_back).needs(CURL_NFT),

@@ -42,7 +42,23 @@ pub fn conntrack_invalid() -> Result<()> {
     let _server = servers::echo(&net.server, Family::V4.server(8080))?;
     let report = net.netdiag_run(&connect(Family::V4.server(8080))?)?;
     let diagnosis = report.exits(1)?.the_only("timeout.reply-dropped")?.certain()?;
-    happened_in(diagnosis.errno(Some("ETIMEDOUT"))?, &net.client)?.has("/firewall/hook", "input")?;
+    let diagnosis = happened_in(diagnosis.errno(Some("ETIMEDOUT"))?, &net.client)?;
+    diagnosis.has("/firewall/hook", "input")?.mentions("/explanation", "it did not see the SYN")?;
+    Ok(())
+}
+
+/// The answer acknowledges what was never sent: it is outside of the window, and its checksum is right.
+pub fn conntrack_window() -> Result<()> {
+    let net = Topology::new()?;
+    let rules = "tcp sport 80 tcp flags & (syn | ack) == (syn | ack) tcp ackseq set 5";
+    net.router.nft(&chain("inet", "forward", rules))?;
+    net.client.nft(&chain("inet", "input", "ct state invalid drop"))?;
+    net.client.sysctl("net.netfilter.nf_conntrack_checksum", "0")?;
+    let _remote = Remote::start(&net.router, &[(80, Behaviour::Accept)])?;
+    let report = run_steps(&net, &format!("tcp connect={},1400", Family::V4.remote(80)))?;
+    let diagnosis = report.exits(3)?.the_only("timeout.reply-dropped")?.certain()?.errno(None)?;
+    let diagnosis = happened_in(diagnosis, &net.client)?.mentions("/explanation", "knows this connection")?;
+    diagnosis.mentions("/explanation", "outside of the window (checksums are not looked at)")?;
     Ok(())
 }
 

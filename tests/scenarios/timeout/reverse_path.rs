@@ -65,6 +65,7 @@ pub fn syn_at_the_router() -> Result<()> {
     let diagnosis = report.exits(1)?.the_only("timeout.reverse-path-filter")?.certain()?;
     let diagnosis = happened_in(diagnosis.errno(Some("ETIMEDOUT"))?, &net.router)?;
     diagnosis.has("/where/interface", "to-client")?.has("/where/stage", "route")?.has("/firewall", ())?;
+    diagnosis.mentions("/explanation", "The answer would leave by to-server: `10.99.0.0/24 via 10.77.2.2")?;
     Ok(())
 }
 

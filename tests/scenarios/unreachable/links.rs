@@ -7,6 +7,7 @@ use netdiag_tests::clients;
 use netdiag_tests::net::{Family, Topology};
 
 use super::{broke_in, port_is_closed};
+use crate::timeout::changed::before;
 
 /// An address of the client's own link.
 fn on_the_link(family: Family) -> SocketAddr {
@@ -86,5 +87,17 @@ pub fn down_and_no_route() -> Result<()> {
     )?;
     let report = net.netdiag_run(&clients::connect(Family::V4.server(8080))?)?;
     report.exits(1)?.the_only("unreachable.no-default-route")?;
+    Ok(())
+}
+
+pub fn switched_off_meanwhile() -> Result<()> {
+    let net = Topology::new()?;
+    let address = on_the_link(Family::V4);
+    let script = format!("ip link set eth0 down; sleep 0.3; \"$1\" tcp connect={address},1400");
+    let words = ["sh", "-c", &script, "sh"].map(str::to_owned);
+    let command: Vec<String> = words.into_iter().chain(clients::steps("")?).collect();
+    let report = net.netdiag_run(&command)?;
+    let diagnosis = report.exits(1)?.the_only("unreachable.interface-down")?;
+    before(diagnosis, "link-down", &["link eth0 down"])?;
     Ok(())
 }

@@ -35,6 +35,8 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::near_miss("unreachable.no-route", "throw_for_another_prefix", routes::throw_for_another_prefix),
     Scenario::hit("unreachable.no-default-route", "v4", || routes::no_default_route(V4)),
     Scenario::hit("unreachable.no-default-route", "v6", || routes::no_default_route(V6)),
+    Scenario::hit("unreachable.no-default-route", "removed_meanwhile", routes::removed_meanwhile),
+    Scenario::hit("unreachable.interface-down", "switched_off_meanwhile", links::switched_off_meanwhile),
     Scenario::near_miss("unreachable.no-default-route", "a_route_covers_it", routes::a_route_covers_it),
     Scenario::near_miss("unreachable.no-default-route", "throw_before_it", || routes::throw(V4)).needs(CURL),
     Scenario::hit("unreachable.blackhole-route", "v4", || routes::blackhole(V4)).needs(PYTHON),

@@ -5,6 +5,7 @@ use netdiag_tests::net::{Family, Topology};
 use netdiag_tests::{clients, servers};
 
 use super::{broke_in, flag, other_network, port_is_closed, says, server_network};
+use crate::timeout::changed::before;
 
 /// The server's network has this kind of route at the client.
 fn with_route(family: Family, kind: &str) -> Result<Topology> {
@@ -179,5 +180,21 @@ pub fn prohibit_rule(family: Family) -> Result<()> {
     let report = net.netdiag_run(&clients::connect(family.server(8080))?)?;
     let diagnosis = report.exits(1)?.the_only("unreachable.prohibit-route")?.errno(Some("EACCES"))?;
     says(diagnosis.certain()?, "rule 90")?;
+    Ok(())
+}
+
+/// Another route goes at the same time, which leads elsewhere.
+pub fn removed_meanwhile() -> Result<()> {
+    let net = Topology::new()?;
+    net.client.ip("route add 10.99.0.0/16 dev eth0")?;
+    let address = Family::V4.server(8080);
+    let script = format!(
+        "ip route del 10.99.0.0/16; ip -4 route del default; sleep 0.3; \"$1\" tcp connect={address},1400"
+    );
+    let words = ["sh", "-c", &script, "sh"].map(str::to_owned);
+    let command: Vec<String> = words.into_iter().chain(clients::steps("")?).collect();
+    let report = net.netdiag_run(&command)?;
+    let diagnosis = report.exits(1)?.the_only("unreachable.no-default-route")?;
+    before(diagnosis, "route-removed", &["default via 10.77.1.1 dev eth0"])?;
     Ok(())
 }

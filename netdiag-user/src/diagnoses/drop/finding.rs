@@ -62,8 +62,10 @@ fn explanation(drop: &Dropped) -> String {
         Whose::Nobody | Whose::Unknown => String::new(),
     };
     let rule = drop.rule.as_ref().map(|rule| format!(" {}", rule::sentence(rule))).unwrap_or_default();
+    let rejects = drop.rule.as_ref().is_some_and(|rule| rule.rejects);
+    let answer = if rejects { " It answers the sender, which is refused at once." } else { "" };
     let symbol = drop.symbol.as_ref().map(|symbol| format!(" in {symbol}()")).unwrap_or_default();
-    format!("{way}{whose}{rule} The kernel's reason is {}{symbol}.", drop.reason_name)
+    format!("{way}{whose}{rule}{answer} The kernel's reason is {}{symbol}.", drop.reason_name)
 }
 
 fn stage(code: &str, reason: &str, symbol: Option<&str>) -> Stage {

@@ -4,7 +4,10 @@ mod conntrack;
 mod dropped;
 mod established;
 mod firewall;
+mod forwarding;
 mod listener;
+mod program;
+mod queue;
 mod reply;
 mod reverse_path;
 mod silence;
@@ -40,6 +43,30 @@ pub const ALL: &[Diagnosis] = &[
         needs: &["inet_sock_set_state", "kfree_skb"],
         page: include_str!("../pages/timeout/reverse-path-filter.md"),
         check: reverse_path::reverse_path_filter,
+    },
+    Diagnosis {
+        code: "timeout.bpf-drop",
+        title: "a program or filter of tc, XDP or a control group drops the packet",
+        specificity: 86,
+        needs: &["inet_sock_set_state", "kfree_skb"],
+        page: include_str!("../pages/timeout/bpf-drop.md"),
+        check: program::bpf_drop,
+    },
+    Diagnosis {
+        code: "timeout.qdisc-drop",
+        title: "the queue of an interface drops the packet",
+        specificity: 84,
+        needs: &["inet_sock_set_state", "kfree_skb"],
+        page: include_str!("../pages/timeout/qdisc-drop.md"),
+        check: queue::qdisc_drop,
+    },
+    Diagnosis {
+        code: "timeout.forwarding-disabled",
+        title: "a namespace on the way does not forward packets",
+        specificity: 86,
+        needs: &["inet_sock_set_state", "kfree_skb"],
+        page: include_str!("../pages/timeout/forwarding-disabled.md"),
+        check: forwarding::forwarding_disabled,
     },
     Diagnosis {
         code: "timeout.reply-dropped",
@@ -249,7 +276,10 @@ mod tests {
             include_str!("conntrack.rs"),
             include_str!("established.rs"),
             include_str!("firewall.rs"),
+            include_str!("forwarding.rs"),
             include_str!("listener.rs"),
+            include_str!("program.rs"),
+            include_str!("queue.rs"),
             include_str!("reply.rs"),
             include_str!("reverse_path.rs"),
             include_str!("silence.rs"),

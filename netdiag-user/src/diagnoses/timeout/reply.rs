@@ -5,15 +5,18 @@ use super::super::words::how_it_ended;
 use super::dropped::{Drop, last_drop};
 use super::firewall::{engine, hook_phrase, mend};
 use super::{
-    Confidence, Evidence, Finding, Stage, Verdict, Where, WhereSide, connecting, enter, syn_acks,
+    Confidence, Evidence, Finding, Stage, Verdict, Where, WhereSide, connecting, enter, program, syn_acks,
     where_phrase,
 };
+use crate::enrich::facts::TrackedFact;
 
 /// The peer answered, and this machine dropped the answer.
 pub(super) fn reply_dropped(evidence: &Evidence) -> Verdict {
     let connecting = connecting(evidence);
     let drop = last_drop(evidence, false, |drop| {
-        !drop.by_reverse_path() && (drop.by_netfilter() || is_fault(drop.reason, connecting))
+        !drop.by_reverse_path()
+            && !program::explains(evidence, drop)
+            && (drop.by_netfilter() || is_fault(drop.reason, connecting))
     })
     // Without its socket, which the application has closed, the answer is only late.
     .filter(|drop| drop.time_ns <= evidence.connection.end_ns || drop.reason != "NO_SOCKET");
@@ -106,7 +109,8 @@ fn answer_dropped(evidence: &Evidence, drop: &Drop) -> Verdict {
          it. {meaning} The network and the peer are innocent.",
         evidence.connection.peer,
         drop.what(),
-    ) + &drop.rule.map(|rule| format!(" {}", rule::sentence(rule))).unwrap_or_default());
+    ) + &drop.rule.map(|rule| format!(" {}", rule::sentence(rule))).unwrap_or_default()
+        + &why_invalid(evidence, drop).map(|why| format!(" {why}")).unwrap_or_default());
     let ns = enter(evidence, drop.place);
     let peer = evidence.connection.peer;
     let interface = drop.place.interface.as_deref().filter(|name| !name.is_empty()).unwrap_or("any");
@@ -132,6 +136,33 @@ fn answer_dropped(evidence: &Evidence, drop: &Drop) -> Verdict {
             ),
         )
         .found()
+}
+
+/// Why connection tracking calls the packet invalid, as far as its table shows it (net/netfilter/
+/// nf_conntrack_proto_tcp.c, `nf_conntrack_tcp_packet`).
+fn why_invalid(evidence: &Evidence, drop: &Drop) -> Option<String> {
+    let about_invalid = drop.rule?.text.as_ref()?.to_ascii_lowercase().contains("invalid");
+    let of_place = |fact: &&TrackedFact| fact.netns == u64::from(drop.place.netns);
+    let fact = evidence.facts.tracked.iter().rfind(of_place).filter(|_| about_invalid)?;
+    if !fact.known {
+        return Some(
+            "Connection tracking there has no entry for this connection: it did not see the SYN, which took another \
+             way or was not tracked (notrack), so the answer belongs to nothing that it knows."
+                .to_owned(),
+        );
+    }
+    let state = fact.state.as_ref().map(|state| format!(" ({state})")).unwrap_or_default();
+    let seen = format!(
+        "Connection tracking there knows this connection{state}, so it is the packet that does not fit: "
+    );
+    let why = match (fact.checksums, fact.liberal) {
+        (Some(false), _) => {
+            "its sequence or acknowledgement number is outside of the window (checksums are not looked at)."
+        }
+        (_, Some(true)) => "its checksum is wrong, or its flags (windows are not looked at).",
+        _ => "its sequence or acknowledgement number is outside of the window, or its checksum is wrong.",
+    };
+    Some(seen + why)
 }
 
 /// The answer came to an interface in time, no drop was seen, and the socket still waited.
@@ -167,7 +198,7 @@ fn answer_lost(evidence: &Evidence) -> Verdict {
 mod tests {
     use super::super::super::testing::{self, ACK, Case, SYN};
     use super::*;
-    use crate::probes::TcpState;
+    use crate::probes::{DropRule, TcpState};
     use crate::track::Hook;
 
     fn waiting() -> Case {
@@ -182,6 +213,25 @@ mod tests {
         assert_eq!(finding.cause, "this machine dropped the answer (SYN-ACK): a local firewall (hook input)");
         assert_eq!(finding.firewall.unwrap().hook, Some(Hook::Input));
         assert_eq!(finding.place.stage, Stage::Netfilter);
+    }
+
+    #[test]
+    fn why_it_is_invalid_is_told_as_far_as_the_table_shows() {
+        let told = |known: bool, checksums: Option<bool>, liberal: Option<bool>, text: &str| {
+            let rule = DropRule { handle: Some(3), text: Some(text.into()), ..DropRule::default() };
+            let drop = testing::Drop::syn_ack("NETFILTER_DROP", "nft_do_chain").hook(Hook::Input).rule(rule);
+            let state = known.then(|| "SYN_SENT".to_owned());
+            let fact = TrackedFact { netns: testing::CLIENT_NETNS.into(), known, state, checksums, liberal };
+            let case = waiting().dropped(1001, drop).with(|e| e.facts.tracked.push(fact));
+            case.found("timeout.reply-dropped").explanation
+        };
+        let invalid = "ct state invalid drop";
+        assert!(told(false, None, None, invalid).contains("it did not see the SYN"));
+        let seen = told(true, Some(true), Some(false), invalid);
+        assert!(seen.contains("(SYN_SENT)") && seen.contains("window, or its checksum"), "{seen}");
+        assert!(told(true, Some(false), None, invalid).contains("outside of the window (checksums"));
+        assert!(told(true, Some(true), Some(true), invalid).contains("its checksum is wrong, or its flags"));
+        assert!(!told(false, None, None, "tcp sport 8080 drop").contains("Connection tracking there"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::super::words::how_it_ended;
 use super::dropped::{Drop, accepted_answer, ended_it, last_drop};
 use super::{Confidence, Evidence, Finding, Stage, Verdict, Where, WhereSide, enter, where_phrase};
+use crate::enrich::facts::ReverseRoute;
 
 /// The source of the packet would not be reached through the interface that it came in on.
 pub(super) fn reverse_path_filter(evidence: &Evidence) -> Verdict {
@@ -28,6 +29,21 @@ pub(super) fn reverse_path_filter(evidence: &Evidence) -> Verdict {
     } else {
         format!("net.ipv4.conf.all.rp_filter net.ipv4.conf.{}.rp_filter", sysctl_name(name))
     };
+    let would_take = evidence
+        .facts
+        .reverse_routes
+        .iter()
+        .rfind(|route| route.netns == u64::from(drop.place.netns) && route.address == source);
+    let would_take = match would_take {
+        Some(ReverseRoute { text: Some(text), interface, .. }) => match interface {
+            Some(other) if Some(other.as_str()) != drop.place.interface.as_deref() => {
+                format!(" The answer would leave by {other}: `{text}`.")
+            }
+            _ => format!(" The route to {source} is now `{text}`."),
+        },
+        Some(ReverseRoute { text: None, .. }) => format!(" There is no route to {source} at all."),
+        None => String::new(),
+    };
     let mut finding = Finding::new(
         confidence,
         Where::new(WhereSide::Local, Stage::Route).at(drop.place).symbol(drop.symbol),
@@ -37,7 +53,8 @@ pub(super) fn reverse_path_filter(evidence: &Evidence) -> Verdict {
     .explain(format!(
         "A packet from {source} came in{on}{there}, but the routing table would not send an answer for \
          {source} out there. Reverse path filtering (rp_filter) takes such a packet for forged and drops it \
-         in silence. Usual causes are two uplinks, a VPN or policy routing, or a route that is missing."
+         in silence.{would_take} Usual causes are two uplinks, a VPN or policy routing, or a route that is \
+         missing."
     ))
     .next("which interface would the answer take?", format!("{ns}ip route get {source}"))
     .next("the setting in force is the greater one (1 strict, 2 loose)", format!("{ns}sysctl {settings}"))
@@ -79,6 +96,27 @@ mod tests {
             commands[1],
             "ip netns exec srv sysctl net.ipv4.conf.all.rp_filter net.ipv4.conf.eth0.rp_filter"
         );
+    }
+
+    #[test]
+    fn the_way_that_the_answer_would_take_is_told() {
+        let told = |interface: Option<&str>, text: Option<&str>| {
+            let drop = testing::Drop::syn("IP_RPFILTER", "ip_rcv_finish_core").place(there());
+            let route = ReverseRoute {
+                netns: testing::PEER_NETNS.into(),
+                address: testing::address("10.0.1.2:0").ip(),
+                interface: interface.map(str::to_owned),
+                text: text.map(str::to_owned),
+            };
+            let case = Case::connecting().dropped(0, drop).with(|e| e.facts.reverse_routes.push(route));
+            case.found("timeout.reverse-path-filter").explanation
+        };
+        let other = told(Some("eth1"), Some("default via 10.9.9.1 dev eth1"));
+        assert!(
+            other.contains("The answer would leave by eth1: `default via 10.9.9.1 dev eth1`."),
+            "{other}"
+        );
+        assert!(told(None, None).contains("There is no route to 10.0.1.2 at all."));
     }
 
     #[test]

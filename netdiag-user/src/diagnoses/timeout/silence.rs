@@ -5,6 +5,7 @@ use super::{
     Confidence, Evidence, Finding, Place, Stage, Verdict, What, Where, WhereSide, between, connecting,
     own_netns, syn_acks, syns, syns_again, who,
 };
+use crate::enrich::droppers::{BpfProgram, Spot};
 
 /// The initial retransmission timeout, RFC 6298 section 2.
 const FIRST_RETRANSMISSION_NS: u64 = 1_000_000_000;
@@ -43,8 +44,13 @@ pub(super) fn no_reply(evidence: &Evidence) -> Verdict {
     let watched = evidence.coverage.wire || evidence.coverage.wire_since_suspect;
     let drops_visible = !evidence.coverage.missing.iter().any(|name| name == "kfree_skb");
     let remote = evidence.peer_is_local() == Some(false);
-    let sure =
-        watched && last_seen.is_some() && drops_visible && remote && evidence.coverage.lost_events == 0;
+    let xdp = native_xdp(evidence);
+    let sure = xdp.is_none()
+        && watched
+        && last_seen.is_some()
+        && drops_visible
+        && remote
+        && evidence.coverage.lost_events == 0;
 
     let peer = evidence.connection.peer;
     let sent = syns(again + 1);
@@ -76,6 +82,12 @@ pub(super) fn no_reply(evidence: &Evidence) -> Verdict {
             "Whether the SYN left this machine was not seen, so a drop on this machine is possible as well."
         }
     });
+    if let Some((interface, program)) = &xdp {
+        explanation.push_str(&format!(
+            " The XDP program {program} sees what comes in by {interface} before anything else does, and of what it \
+             drops there the kernel tells nothing."
+        ));
+    }
     let ns = own_netns(evidence);
     let (address, port) = (peer.ip(), peer.port());
     let finding = Finding::new(
@@ -96,6 +108,7 @@ pub(super) fn no_reply(evidence: &Evidence) -> Verdict {
         format!("{ns}tcpdump -ni any 'host {address} and (tcp port {port} or icmp or icmp6)'"),
     )
     .next("check the way it takes", format!("{ns}ip route get {address}"));
+    let finding = if xdp.is_some() { finding.or(&["timeout.bpf-drop"]) } else { finding };
     match (sure, remote) {
         (true, _) => finding,
         (false, true) => finding.or(&["timeout.firewall-drop", "timeout.reply-dropped"]),
@@ -139,6 +152,15 @@ fn no_reply_of_this_machine(evidence: &Evidence, again: usize) -> Verdict {
     .next("look for rules that drop", format!("{ns}nft -a list ruleset"))
     .or(&["timeout.accept-queue-full", "timeout.syn-queue-full", "timeout.firewall-drop"])
     .found()
+}
+
+/// Interface and name of a program that drops answers without a trace, if there is one.
+fn native_xdp(evidence: &Evidence) -> Option<(String, String)> {
+    let on_card = |program: &&BpfProgram| !program.attached.contains("generic");
+    evidence.facts.droppers.iter().filter(|there| there.spot == Spot::Xdp).find_map(|there| {
+        let program = there.programs.iter().find(on_card)?;
+        Some((there.interface.clone()?, program.label()))
+    })
 }
 
 /// Reason of the first SYN of this connection that this machine dropped.
@@ -269,6 +291,36 @@ mod tests {
             assert_eq!(finding.confidence, Confidence::Possible);
             assert!(!finding.alternatives.is_empty());
         }
+    }
+
+    #[test]
+    fn a_native_xdp_program_drops_without_a_trace() {
+        use crate::enrich::droppers::Dropper;
+        let with = |attached: &str| {
+            let program = BpfProgram {
+                id: 9,
+                name: Some("shield".into()),
+                attached: attached.into(),
+                ..BpfProgram::default()
+            };
+            let dropper = Dropper {
+                spot: Spot::Xdp,
+                netns: super::super::super::testing::CLIENT_NETNS.into(),
+                interface: Some("eth0".into()),
+                programs: vec![program],
+                others: Vec::new(),
+            };
+            silent().wire(&[0, 1000, 3000]).with(|e| e.facts.droppers.push(dropper)).diagnosed().1
+        };
+        let native = with("XDP, native");
+        assert_eq!(native.confidence, Confidence::Possible);
+        assert_eq!(native.alternatives[0], "timeout.bpf-drop");
+        assert!(
+            native.explanation.contains("shield[9] sees what comes in by eth0"),
+            "{}",
+            native.explanation
+        );
+        assert_eq!(with("XDP, generic").confidence, Confidence::Likely);
     }
 
     #[test]

@@ -116,11 +116,25 @@ fn entry(evidence: &Evidence, late: Option<i32>) -> Option<Unresolved> {
     }
     let interface = failure::route_link(evidence).map(|link| link.name.clone());
     Some(Unresolved {
-        confidence: Confidence::Likely,
+        confidence: if told_here(evidence) { Confidence::Certain } else { Confidence::Likely },
         address: Some(address),
         place: failure::own_place(evidence, interface),
         symbol: None,
         answer: false,
+    })
+}
+
+/// Whether this namespace itself told "host unreachable" about a packet of this connection that it had sent: of its own
+/// packets it says so only when the next hop did not answer (net/ipv4/route.c ipv4_link_failure, net/ipv6/route.c
+/// ip6_link_failure).
+fn told_here(evidence: &Evidence) -> bool {
+    let own = evidence.connection.netns;
+    evidence.timeline.iter().any(|moment| match &moment.what {
+        What::IcmpSent { icmp_type, icmp_code, outgoing: true, place } => {
+            let v4 = failure::peer(evidence).is_ipv4();
+            place.netns == own && (*icmp_type, *icmp_code) == if v4 { (3, 1) } else { (1, 3) }
+        }
+        _ => false,
     })
 }
 
@@ -246,6 +260,18 @@ mod tests {
         hit(case(NeighbourState::Incomplete), CODE, Confidence::Likely);
         miss(case(NeighbourState::Reachable), CODE);
         miss(case(NeighbourState::Incomplete).lasted(20), CODE);
+    }
+
+    #[test]
+    fn a_failure_that_only_the_kernels_icmp_told() {
+        let entry = Some(Neighbour { state: NeighbourState::Incomplete, lladdr: None });
+        let case = |place| {
+            let told = What::IcmpSent { icmp_type: 3, icmp_code: 1, outgoing: true, place };
+            let case = connecting(libc::EHOSTUNREACH).answer(via(None)).at(3066, told);
+            case.with(|e| e.facts.neighbour = entry.clone())
+        };
+        hit(case(here()), CODE, Confidence::Certain);
+        hit(case(in_router()), CODE, Confidence::Likely);
     }
 
     #[test]

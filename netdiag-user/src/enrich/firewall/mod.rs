@@ -35,6 +35,7 @@ use rulesets::Rulesets;
 use trace::Tracers;
 use verdict::{Question, Site, Verdict};
 
+use crate::enrich::changes::RuleName;
 use crate::kernel::btf::Btf;
 use crate::kernel::peek::Pages;
 use crate::probes::{Drop, DropRule, Engine, Frames, Snapshot};
@@ -143,6 +144,11 @@ impl Firewall {
             }
         }
         drop.rule = Some(Box::new(rule));
+    }
+
+    /// The words of the rule that has this name in this network namespace now.
+    pub fn words(&mut self, netns: u32, name: &RuleName) -> Option<String> {
+        self.rulesets.words(netns.into(), name)
     }
 
     /// Looks whether a rule of this network namespace is still there. `now_ns`: `CLOCK_MONOTONIC`.

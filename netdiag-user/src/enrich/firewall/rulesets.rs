@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::command::output;
 use super::generation::Generation;
 use super::listing::{self, Line, Lines};
+use crate::enrich::changes::RuleName;
 use crate::enrich::netns;
 use crate::probes::{DropRule, Engine};
 
@@ -147,6 +148,20 @@ impl Rulesets {
         }
     }
 
+    /// The words of the rule that has this name now.
+    pub(super) fn words(&mut self, inode: u64, name: &RuleName) -> Option<String> {
+        let handle = name.handle?;
+        if !self.known.get(&inode).is_some_and(Ruleset::is_fresh) {
+            self.refresh(inode)?;
+        }
+        let is = |line: &Line| {
+            (&line.family, &line.table, &line.chain) == (&name.family, &name.table, &name.chain)
+        };
+        let lines = &self.known.get(&inode)?.lines;
+        let found = lines.iter().find(|((_, other), line)| *other == handle && is(line));
+        found.map(|(_, line)| line.text.clone())
+    }
+
     /// Reads the ruleset again, unless it is still the same. `None` if it cannot be read.
     fn refresh(&mut self, inode: u64) -> Option<()> {
         let handle = netns::find(inode)?;
@@ -239,6 +254,15 @@ mod tests {
         let mut second = rule(1, 3);
         rulesets.describe(inode, &mut second, Some(2), &mut || Some(true));
         assert_eq!(second.text.as_deref(), Some("tcp dport 9090 drop"));
+
+        let named = |handle| RuleName {
+            family: "inet".into(),
+            table: "fw".into(),
+            chain: "c".into(),
+            handle: Some(handle),
+        };
+        assert_eq!(rulesets.words(inode, &named(3)).as_deref(), Some("tcp dport 9090 drop"));
+        assert_eq!(rulesets.words(inode, &named(99)), None);
 
         // nft keeps the handle of what it replaces.
         netns.run("nft replace rule inet fw c handle 2 tcp dport 7070 drop");
