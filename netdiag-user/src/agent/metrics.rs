@@ -1,6 +1,6 @@
 //! The table of metrics, their values, and the text that Prometheus reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -78,6 +78,10 @@ metrics! {
         "The same by address and port that was connected to";
     OPENED: Counter Own "connections_opened" [] "Connections opened by processes of this machine";
     ESTABLISHED: Counter Own "connections_established" [] "Those of them that reached ESTABLISHED";
+    CLOSE_WAIT: Gauge Open "close_wait_sockets" ["process"]
+        "Connections that the peer has closed and the process has not, once a minute";
+    TIME_WAIT: Gauge Open "time_wait_sockets" ["destination"]
+        "Sockets in TIME_WAIT by the end that was connected to, once a minute";
     DROPS: Counter Own "packet_drops" ["reason"]
         "Packets that this machine dropped, by the kernel's reason, as far as they were sent or counted with one that was";
     FIREWALL_DROPS: Counter Open "firewall_drops" ["rule"]
@@ -150,6 +154,23 @@ impl Board {
         let series = all.entry(metric.name).or_default();
         let (key, _) = self.key(series, metric, values);
         series.insert(key, to);
+    }
+
+    /// Sets all series of a gauge with one label: the largest, and the rest as [`OTHER`].
+    pub fn replace(&self, metric: &'static Metric, values: HashMap<String, f64>) {
+        debug_assert_eq!(metric.labels.len(), 1, "{}", metric.name);
+        let label = metric.labels.first().copied().unwrap_or_default();
+        let mut values: Vec<(String, f64)> = values.into_iter().collect();
+        values.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        let rest: f64 = values.iter().skip(self.top).map(|(_, value)| value).sum();
+        let more = values.len() > self.top;
+        values.truncate(self.top);
+        let mut series: Series =
+            values.into_iter().map(|(name, value)| (vec![(label, cut(&name))], value)).collect();
+        if more {
+            *series.entry(vec![(label, OTHER.to_owned())]).or_insert(0.0) += rest;
+        }
+        self.lock().insert(metric.name, series);
     }
 
     /// The series' labels, and whether they had to become [`OTHER`].
@@ -284,6 +305,18 @@ mod tests {
         let folded = samples(&text, &SERIES_FOLDED.exposed());
         let by = format!("metric=\"{}\"", FAILURES_BY_PROCESS.exposed());
         assert!(folded.iter().any(|(labels, value)| labels.contains(&by) && *value == 993.0), "{folded:?}");
+    }
+
+    #[test]
+    fn the_largest_have_their_own_series() {
+        let board = Board::new(2);
+        let counts = |pairs: &[(&str, f64)]| pairs.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
+        board.replace(&CLOSE_WAIT, counts(&[("a", 1.0), ("b", 5.0), ("c", 3.0), ("d", 1.0)]));
+        let shown = || samples(&board.text(), "netdiag_close_wait_sockets");
+        let series = |name: &str, n: f64| (format!("netdiag_close_wait_sockets{{process=\"{name}\"}}"), n);
+        assert_eq!(shown(), [series("b", 5.0), series("c", 3.0), series("other", 2.0)]);
+        board.replace(&CLOSE_WAIT, counts(&[("c", 4.0)]));
+        assert_eq!(shown(), [series("c", 4.0)]);
     }
 
     #[test]

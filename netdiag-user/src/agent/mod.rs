@@ -1,6 +1,7 @@
 //! `netdiag agent`: the tracking and diagnosing of `watch`, made to run for months. What is diagnosed goes to the
 //! store ([`history`]) and into numbers ([`metrics`]), which HTTP shows ([`server`]).
 
+mod census;
 pub mod config;
 mod governor;
 mod health;
@@ -25,11 +26,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::engine::{Engine, Explained, matches, may_match};
+use crate::engine::{Engine, Explained, Spent, matches, may_match};
 use crate::filter::Filter;
 use crate::kernel::loader::Options;
 use crate::kernel::registry::Family;
 use crate::output::{Clock, Folder, Report};
+use census::Census;
 use config::Config;
 use governor::{Budget, Change, Governor};
 use health::Health;
@@ -74,6 +76,7 @@ pub struct Agent {
     health: Health,
     own: Own,
     governor: Governor,
+    census: Census,
     manager: Manager,
     say: Say,
     // In the order in which they must go: the store is closed while its lock is held.
@@ -124,6 +127,7 @@ impl Agent {
             Server::start(config.listen.0, socket, pages::of(&board, &health)).map_err(AgentError::Listen)?;
         board.set(&metrics::BUILD, &[env!("CARGO_PKG_VERSION")], 1.0);
         board.set(&metrics::STARTED, &[], seconds(Timestamp::now()));
+        let census = Census::start(Arc::clone(&board)).map_err(system("no thread to count sockets"))?;
         let governor = Governor::new(budget(&config));
         let mut agent = Self {
             filter: None,
@@ -137,6 +141,7 @@ impl Agent {
             health,
             own: Own::default(),
             governor,
+            census,
             manager: Manager::new(),
             say,
             server,
@@ -229,7 +234,9 @@ impl Agent {
 
     /// Keeps within the budget.
     fn govern(&mut self) {
-        let Some(usage) = self.own.usage(&self.engine, &self.board) else { return };
+        let spent = self.engine.spent();
+        let spent = Spent { owners_ns: spent.owners_ns + self.census.spent_ns(), ..spent };
+        let Some(usage) = self.own.usage(spent, &self.board) else { return };
         if let Some(change) = self.governor.judge(&usage) {
             let cost = format!("{:.2} % of a processor, {} MB", usage.cpu * 100.0, usage.memory / 1_000_000);
             (self.say)(&match change {
@@ -244,6 +251,7 @@ impl Agent {
         }
         let shed = self.governor.shed();
         self.engine.shed(shed);
+        self.census.shed(shed.owners);
         let flag = |on: bool| f64::from(u8::from(on));
         for (name, on) in [("wire", shed.wire), ("samples", shed.samples), ("owners", shed.owners)] {
             self.board.set(&metrics::SHED, &[name], flag(on));

@@ -84,8 +84,8 @@ impl Own {
 
 impl Own {
     /// What was used in a window that is over.
-    pub fn usage(&mut self, engine: &Engine, board: &Board) -> Option<Usage> {
-        let now = Window { begun: Instant::now(), cpu_us: stats::cpu_us()?, spent: engine.spent() };
+    pub fn usage(&mut self, spent: Spent, board: &Board) -> Option<Usage> {
+        let now = Window { begun: Instant::now(), cpu_us: stats::cpu_us()?, spent };
         let Some(before) = &self.window else {
             self.window = Some(now);
             return None;

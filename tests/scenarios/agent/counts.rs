@@ -85,6 +85,25 @@ pub fn labels_are_bounded() -> Result<()> {
     Ok(())
 }
 
+/// A connection that the peer has closed and its process has not, and one in TIME_WAIT: nothing has failed.
+pub fn counts_sockets() -> Result<()> {
+    let (home, host) = (Home::new()?, Host::new()?);
+    let (echo, closing) = (Family::V4.loopback(18791), Family::V4.loopback(18792));
+    let _echo = servers::echo(&host.namespace, echo)?;
+    host.namespace.run(&clients::connect(echo)?)?.exits(0)?;
+    let steps = format!("tcp reuseaddr bind={closing} listen=8 accept close wait");
+    let _closes = servers::steps(&host.namespace, &steps)?;
+    let keeps = clients::steps(&format!("connect={closing} recv sleep=30000"))?;
+    let _keeps = host.namespace.spawn(&keeps)?;
+    std::thread::sleep(patience(Duration::from_millis(500)));
+    let agent = Agent::start(&home, &[host.variable()])?;
+    agent.wait_for("netdiag_close_wait_sockets", &["process=\"nd-client\""], 1.0, SOON)?;
+    agent.wait_for("netdiag_time_wait_sockets", &["destination=\"127.0.0.1:18791\""], 1.0, SOON)?;
+    ensure!(agent.metric(FAILURES, &[])? == 0.0, "{}", agent.get("/metrics")?.body);
+    agent.stop()?;
+    Ok(())
+}
+
 /// Prometheus itself reads the page, and every alert's query can be asked.
 pub fn prometheus_scrapes() -> Result<()> {
     const RULES: &str = include_str!("../../../packaging/prometheus/netdiag.rules.yml");

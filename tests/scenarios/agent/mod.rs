@@ -26,6 +26,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::healthy("agent_counts_what_is_injected", counts::counts_what_is_injected),
     Scenario::healthy("agent_counts_the_firewall_s_rule", counts::counts_the_firewall_s_rule)
         .needs(&[Need::Nftables]),
+    Scenario::healthy("agent_counts_sockets", counts::counts_sockets),
     Scenario::healthy("agent_labels_are_bounded", counts::labels_are_bounded),
     Scenario::healthy("agent_pages", counts::pages),
     Scenario::healthy("agent_full_disk", disk::full),
