@@ -16,6 +16,8 @@ pub const SAMPLES: &[(&str, &[&str])] = &[
             "healthy__cli_kill_leaves_nothing",
             "healthy__cli_without_btf",
             "healthy__cli_foreign_tc_programs_go_on",
+            "healthy__drops_normal_is_set_apart",
+            "healthy__timewait_two_processes",
             "healthy__agent_killed_loses_nothing_stored",
             "healthy__agent_counts_what_is_injected",
             "unreachable_icmp_unreachable__hit_before_tc_watches_v4",
