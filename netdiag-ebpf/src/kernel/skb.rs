@@ -174,6 +174,18 @@ pub fn place(skb: *const c_void, sk: Option<*const c_void>, packet: &mut PacketI
     0
 }
 
+/// Tells where a packet is from other places: by its device, or by the namespace of its socket.
+#[inline(never)]
+pub fn place_hash(skb: *const c_void, sk: Option<*const c_void>) -> u32 {
+    const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
+    let device = probe::<u64>(skb, Field::SkbDev).unwrap_or(0);
+    let place = match sk {
+        Some(sk) if device == 0 => sock::netns(sk) as u64,
+        _ => device,
+    };
+    (place.wrapping_mul(SPREAD) >> 32) as u32
+}
+
 #[inline(always)]
 fn device(dev: *const c_void, packet: &mut PacketInfo) -> Option<u64> {
     let net = probe_pointer(dev, Field::DevNet)?;

@@ -65,13 +65,17 @@ pub fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: as above; a BTF-typed pointer.
     let own = sk.and_then(|sk| unsafe { sockets::get(sock::id(sk)) }.map(|entry| (sk, entry)));
     let is_stranger = own.is_none();
-    let mut start = 0;
-    if let Some((sk, entry)) = own {
-        add_step(sk, entry, step::DROP, 0, reason);
-        start = entry.start_ns as u32;
-    }
+    let salt = match own {
+        Some((sk, entry)) => {
+            add_step(sk, entry, step::DROP, 0, reason);
+            entry.start_ns as u32
+        }
+        // Counts of two network namespaces with the same addresses must not mix.
+        None if counts => skb::place_hash(packet_skb, sk),
+        None => 0,
+    };
     // SAFETY: as above.
-    let permitted = unsafe { permission(packet_skb, &packet, reason, start, is_stranger) };
+    let permitted = unsafe { permission(packet_skb, &packet, reason, salt, is_stranger) };
     if permitted == NOT_PERMITTED {
         count(Counter::DropLimited);
         return 0;
@@ -122,13 +126,12 @@ unsafe fn permission(
     skb: *const c_void,
     packet: &PacketInfo,
     reason: u32,
-    start: u32,
+    salt: u32,
     is_stranger: bool,
 ) -> u64 {
     let yes = |suppressed: u32, key: u32| (suppressed as u64 + 1) << 32 | key as u64;
-    let mut key = skb::flow_key(packet, reason);
+    let key = skb::flow_key(packet, reason) ^ salt;
     if !is_stranger {
-        key ^= start;
         return permit(key).map_or(NOT_PERMITTED, |suppressed| yes(suppressed, key));
     }
     if let Some(suppressed) = permit_stranger(key) {
