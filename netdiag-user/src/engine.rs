@@ -165,7 +165,7 @@ impl Engine {
             wire_since: HashMap::new(),
             just_in_time: HashMap::new(),
             follows: options.follow_processes,
-            peeks: true,
+            peeks: !options.no_peek,
             filter: None,
             observer: None,
             searches: Budget::default(),
@@ -192,11 +192,6 @@ impl Engine {
             let ranges = self.tracker.code_of(droppers::XDP_FUNCTIONS);
             self.asks_about_xdp = self.session.ask_about(&ranges).is_ok();
         }
-    }
-
-    /// From now on reads nothing of the kernel's memory on demand.
-    pub fn never_peek(&mut self) {
-        self.peeks = false;
     }
 
     /// From now on has nftables trace packets whose rule the kernel does not name otherwise. Adds tables to nftables,

@@ -29,7 +29,6 @@ use jiff::Timestamp;
 use crate::engine::{Engine, Explained, Spent, matches, may_match};
 use crate::filter::Filter;
 use crate::kernel::loader::Options;
-use crate::kernel::registry::Family;
 use crate::output::{Clock, Folder, Report};
 use census::Census;
 use config::Config;
@@ -92,12 +91,12 @@ impl std::fmt::Debug for Agent {
 }
 
 impl Agent {
-    /// Takes the locks, loads, attaches, and begins to serve. `attach` goes before the configuration's.
+    /// Takes the locks, loads, attaches, and begins to serve. `options.attach` goes before the configuration's.
     ///
     /// # Errors
     /// When another agent runs, the kernel does not allow it, or an address cannot be listened on. That the store
     /// cannot be written is none: it may be mended while the agent runs, and /healthz says it.
-    pub fn start(config: Config, attach: Option<Family>, say: Say) -> Result<Self, AgentError> {
+    pub fn start(config: Config, options: Options, say: Say) -> Result<Self, AgentError> {
         let mut locks = vec![Lock::take(&config.run_dir, LOCK)?];
         let system = |what| move |source| AgentError::System { what, source };
         if config.history.enabled {
@@ -110,8 +109,8 @@ impl Agent {
         let board = Board::new(config.metrics.top.get());
         let health = Health::new(config.heartbeat.get());
         let tally = Tally::new(Arc::clone(&board), Rc::clone(&heartbeat));
-        let attach = attach.or(config.attach.family());
-        let mut engine = Engine::start(Options { attach, ..Options::default() })?;
+        let attach = options.attach.or(config.attach.family());
+        let mut engine = Engine::start(Options { attach, ..options })?;
         let observer = tally.clone();
         engine.observe(move |event, reasons| observer.record(event, reasons));
         own::probes(&mut engine, &board);

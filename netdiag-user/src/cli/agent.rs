@@ -30,7 +30,7 @@ pub fn agent(args: AgentArgs, global: &Global) -> anyhow::Result<ExitCode> {
     // Before any thread is started, which would else get them.
     let mut signals = Signals::new(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
     let mut agent =
-        Agent::start(config, global.attach(), Arc::new(|text: &str| say(format_args!("{text}"))))?;
+        Agent::start(config, global.options(), Arc::new(|text: &str| say(format_args!("{text}"))))?;
     agent.ready();
     say(format_args!("agent watching; metrics at {}", agent.place()));
     loop {

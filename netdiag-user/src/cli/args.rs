@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use netdiag::kernel::loader::Options;
 use netdiag::kernel::registry::Family;
 use netdiag::when::parse_duration;
 
@@ -90,6 +91,11 @@ impl Global {
             AttachBy::Fentry => Family::Fentry,
             AttachBy::Kprobe => Family::Kprobe,
         })
+    }
+
+    /// What to load, as far as the options of all commands decide it.
+    pub fn options(&self) -> Options {
+        Options { attach: self.attach(), no_peek: self.no_peek, ..Options::default() }
     }
 }
 

@@ -58,12 +58,7 @@ pub fn doctor(global: &Global) -> anyhow::Result<ExitCode> {
     let mut out = sink::open(global, Stream::Stdout)?;
     let mut checks = vec![kernel_check()];
     checks.extend(rights()?);
-    match Engine::start(Options {
-        follow_processes: true,
-        all: false,
-        attach: global.attach(),
-        ..Options::default()
-    }) {
+    match Engine::start(Options { follow_processes: true, all: false, ..global.options() }) {
         Ok(mut engine) => {
             checks.extend(probes(&mut engine));
             if global.verbose {

@@ -28,7 +28,7 @@ pub fn drops(args: DropsArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let filter = Filter::from_args(&args.filter).map_err(|error| anyhow!("{error}\n{}", error.pointer()))?;
     let mut teller = Teller::new(&args, global, filter)?;
     let cost = OwnCost::begin(args.stats);
-    let mut engine = Engine::start(Options { attach: global.attach(), drops: true, ..Options::default() })?;
+    let mut engine = Engine::start(Options { drops: true, ..global.options() })?;
     teller.start = Instant::now();
     teller.told = teller.start;
     let mut signals = Signals::new(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;

@@ -25,15 +25,7 @@ pub fn watch(args: WatchArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let early = filter.clone();
     let mut sink = Sink::new(global, Stream::Stdout, filter, args.all, args.save_evidence.as_deref())?;
     let cost = OwnCost::begin(args.stats);
-    let mut engine = Engine::start(Options {
-        follow_processes: false,
-        all: args.all,
-        attach: global.attach(),
-        ..Options::default()
-    })?;
-    if global.no_peek {
-        engine.never_peek();
-    }
+    let mut engine = Engine::start(Options { follow_processes: false, all: args.all, ..global.options() })?;
     if args.trace_rules {
         engine.trace_rules();
         say(format_args!("{TRACES}"));

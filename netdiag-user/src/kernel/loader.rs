@@ -57,6 +57,8 @@ pub struct Options {
     pub attach: Option<Family>,
     /// Tell and count every drop, and nothing else.
     pub drops: bool,
+    /// Read nothing of the kernel's memory on demand.
+    pub no_peek: bool,
 }
 
 /// The kernel side at work. Dropping it detaches everything: there is no pin.
