@@ -23,6 +23,7 @@ pub mod listeners;
 pub mod neighbours;
 mod netlink;
 pub mod netns;
+mod nf_tables;
 mod notices;
 pub mod owners;
 pub mod port_range;

@@ -5,6 +5,7 @@
 
 use super::change::{Change, ChangeKind, ChangedBy, RuleName};
 use crate::enrich::netlink::{self, Attributes};
+use crate::enrich::nf_tables::family;
 use crate::enrich::notices::Notice;
 
 const SUBSYSTEM: u16 = 10;
@@ -80,21 +81,8 @@ fn by(payload: &[u8]) -> Option<ChangedBy> {
     Some(ChangedBy { pid, comm: netlink::text(find(payload, GEN_PROC_NAME)?) })
 }
 
-/// include/uapi/linux/netfilter.h, `NFPROTO_*`
-fn family(number: u8) -> Option<&'static str> {
-    Some(match number {
-        1 => "inet",
-        2 => "ip",
-        3 => "arp",
-        5 => "netdev",
-        7 => "bridge",
-        10 => "ip6",
-        _ => return None,
-    })
-}
-
 fn change(kind: u16, payload: &[u8]) -> Option<Change> {
-    let family = family(*payload.first()?)?;
+    let family = family(u64::from(*payload.first()?))?;
     let text = |wanted| find(payload, wanted).map(netlink::text);
     let table = text(TABLE)?;
     let name = |chain: String, handle| {

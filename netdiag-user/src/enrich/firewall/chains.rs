@@ -2,6 +2,7 @@
 
 use super::layout::Layout;
 use super::rules::{MAX_NAME, Rule};
+use crate::enrich::nf_tables::family;
 use crate::probes::Snapshot;
 
 /// Chains of one table that are looked at.
@@ -37,19 +38,6 @@ pub(super) struct Chain {
     pub(super) base: Option<Base>,
     table_address: u64,
     blobs: [Option<u64>; 2],
-}
-
-/// include/uapi/linux/netfilter.h, `NFPROTO_*`, as nft writes them.
-fn family(number: u64) -> Option<&'static str> {
-    Some(match number {
-        1 => "inet",
-        2 => "ip",
-        3 => "arp",
-        5 => "netdev",
-        7 => "bridge",
-        10 => "ip6",
-        _ => return None,
-    })
 }
 
 impl Layout {

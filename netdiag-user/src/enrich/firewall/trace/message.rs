@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::enrich::netlink::{Attributes, text, u8_at};
+use crate::enrich::nf_tables::family;
 use crate::probes::{Tuple, protocol};
 
 /// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_TRACE`
@@ -61,16 +62,7 @@ impl Step {
         if kind != TRACE {
             return None;
         }
-        // include/uapi/linux/netfilter.h: `NFPROTO_*`
-        let family = match u8_at(payload, 0)? {
-            1 => "inet",
-            2 => "ip",
-            3 => "arp",
-            5 => "netdev",
-            7 => "bridge",
-            10 => "ip6",
-            _ => return None,
-        };
+        let family = family(u64::from(u8_at(payload, 0)?))?;
         let find = |wanted: u16| {
             Attributes::at(payload, HEADER).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
         };
