@@ -140,7 +140,11 @@ impl Process {
 
     fn wait_in(&self, stream: &Stream, prefix: &str, limit: Duration) -> Result<()> {
         let limit = patience(limit);
-        if stream.wait_until(limit, |text| text.lines().any(|line| line.starts_with(prefix))) {
+        // Of a line that is not complete, more may be read as soon as the caller asks for it.
+        let is_there = |text: &str| {
+            text.split_inclusive('\n').any(|line| line.ends_with('\n') && line.starts_with(prefix))
+        };
+        if stream.wait_until(limit, is_there) {
             return Ok(());
         }
         bail!(

@@ -1,7 +1,7 @@
 //! Which rule of the packet filter dropped a packet: asked while the rule is still there.
 
-use super::{Engine, Prefilter, now_ns};
-use crate::probes::Drop;
+use super::{Engine, now_ns};
+use crate::probes::{Drop, Tuple, protocol};
 use crate::track::{Connection, hook_of};
 
 impl Engine {
@@ -10,6 +10,10 @@ impl Engine {
         let frames = std::mem::take(&mut drop.frames);
         let by_filter = self.session.reasons.is_drop(drop.reason, "NETFILTER_DROP");
         if !by_filter || self.shed.samples {
+            return;
+        }
+        // Reading the rulesets of others takes time in which the ring buffer fills.
+        if self.follows && !self.may_be_asked(drop) {
             return;
         }
         let Some(symbol) = self.tracker.symbol(drop.location) else { return };
@@ -25,7 +29,7 @@ impl Engine {
             && let Some(mut memory) = self.session.memory()
         {
             let mut name = || self.firewall.name(drop, &frames, hook, &mut memory);
-            // The kernel sends few of these. Where the whole machine is watched, others' drops are named too.
+            // Where the whole machine is watched, others' drops are named too.
             if self.follows { name() } else { self.namings.within(name).unwrap_or_default() }
         }
         if by_nftables && drop.rule.is_none() && self.firewall.traces() && self.may_trace(drop) {
@@ -36,17 +40,35 @@ impl Engine {
         }
     }
 
-    /// Whether the user asked about a flow. `run` knows the remote ends of its command's connections, and that packets
-    /// to them stay in namespaces which links join with the command's.
+    /// Whether a packet may be one of the command's that `run` started. Where tc watches nothing, its namespaces are not
+    /// known.
+    fn may_be_asked(&mut self, drop: &Drop) -> bool {
+        let tuple = drop.packet.tuple;
+        tuple.protocol != protocol::TCP
+            || self.is_asked(drop)
+            || self.wire_since.is_empty() && self.has_asked_end(&tuple)
+    }
+
+    /// Whether the user asked about a flow.
     fn may_trace(&mut self, drop: &Drop) -> bool {
-        let Drop { packet, time_ns, .. } = drop;
-        let tuple = packet.tuple;
-        if !self.follows {
-            let of = |tuple| Connection::of_flow(tuple, packet.netns, *time_ns);
-            let asks = |filter: &Prefilter| [tuple, tuple.reversed()].into_iter().any(|t| filter.0(&of(t)));
-            return self.filter.as_ref().is_none_or(asks);
+        if self.follows {
+            return self.is_asked(drop);
         }
-        let asked = [tuple.destination, tuple.source].into_iter().any(|end| self.session.is_asked_end(end));
-        asked && self.wire_since.keys().any(|own| self.firewall.joins(*own, packet.netns))
+        let Drop { packet, time_ns, .. } = drop;
+        let of = |tuple| Connection::of_flow(tuple, packet.netns, *time_ns);
+        let both = [packet.tuple, packet.tuple.reversed()];
+        self.filter.as_ref().is_none_or(|filter| both.into_iter().any(|tuple| filter.0(&of(tuple))))
+    }
+
+    /// `run` knows the remote ends of its command's TCP connections, and that packets to them stay in namespaces which
+    /// links join with the command's.
+    fn is_asked(&mut self, drop: &Drop) -> bool {
+        let Drop { packet, .. } = drop;
+        self.has_asked_end(&packet.tuple)
+            && self.wire_since.keys().any(|own| self.firewall.joins(*own, packet.netns))
+    }
+
+    fn has_asked_end(&self, tuple: &Tuple) -> bool {
+        [tuple.destination, tuple.source].into_iter().any(|end| self.session.is_asked_end(end))
     }
 }

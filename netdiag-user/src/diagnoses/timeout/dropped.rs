@@ -102,14 +102,15 @@ pub(super) fn last_drop<'a>(
     pick: impl Fn(&Drop<'a>) -> bool,
 ) -> Option<Drop<'a>> {
     let mut last = that_mattered(evidence, outgoing).filter(|drop| pick(drop)).last()?;
-    if last.rule.is_none() {
+    if last.rule.is_none_or(|rule| !rule.basis.is_exact()) {
         // Of another copy, in the same place, the kernel may have said more.
         let same = |drop: &Drop| {
             (drop.symbol, drop.hook, drop.place.netns) == (last.symbol, last.hook, last.place.netns)
         };
-        last.rule = that_mattered(evidence, outgoing)
-            .filter(|drop| pick(drop) && same(drop))
-            .find_map(|drop| drop.rule);
+        let copies = that_mattered(evidence, outgoing).filter(|drop| pick(drop) && same(drop));
+        let rules: Vec<&DropRule> = copies.filter_map(|drop| drop.rule).collect();
+        let exact = rules.iter().copied().find(|rule| rule.basis.is_exact());
+        last.rule = exact.or(last.rule).or(rules.first().copied());
     }
     Some(last)
 }
