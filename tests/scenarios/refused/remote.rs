@@ -3,6 +3,7 @@
 use anyhow::Result;
 use netdiag_tests::clients::{self, connect};
 use netdiag_tests::net::{Family, Topology};
+use netdiag_tests::netdiag::Report;
 use netdiag_tests::remote::{Behaviour, IcmpKind, Remote, Sender};
 
 use super::{MIDDLEBOX, PEER, REMOTE_REJECT};
@@ -26,13 +27,26 @@ pub fn by_icmp(family: Family, from: Sender, port: u16) -> Result<()> {
     Ok(())
 }
 
+/// A datagram is sent and refused. The receiver may take the error from the socket before the kernel's tracepoint reads
+/// it: then there is no errno to explain, and it is tried again.
+fn send(net: &Topology, address: std::net::SocketAddr) -> Result<Report> {
+    let client = clients::steps(&format!("udp connect={address} timeout=2000 send=9 recv=9"))?;
+    let mut report = net.netdiag_run(&client)?;
+    for _ in 0..4 {
+        if !report.codes().is_empty() {
+            break;
+        }
+        report = net.netdiag_run(&client)?;
+    }
+    Ok(report)
+}
+
 /// Who sent an ICMP error about a datagram is known where the kernel's functions can be hooked.
 pub fn datagram(family: Family, port: u16) -> Result<()> {
     let net = Topology::new()?;
     let refuses = Behaviour::Icmp { kind: IcmpKind::PortUnreachable, from: Sender::Router };
     let _remote = Remote::start(&net.router, &[(port, refuses)])?;
-    let client = clients::steps(&format!("udp connect={} timeout=2000 send=9 recv=9", family.remote(port)))?;
-    let report = net.netdiag_run(&client)?;
+    let report = send(&net, family.remote(port))?;
     let [code] = report.codes()[..] else { anyhow::bail!("expected one diagnosis\n{}", report.dump()) };
     let found = report.exits(1)?.the_only(code)?.has("/connection/protocol", "udp")?;
     let sent_by = found
@@ -52,9 +66,7 @@ pub fn datagram_by_peer(port: u16) -> Result<()> {
     let net = Topology::new()?;
     let refuses = Behaviour::Icmp { kind: IcmpKind::PortUnreachable, from: Sender::Peer };
     let _remote = Remote::start(&net.router, &[(port, refuses)])?;
-    let client =
-        clients::steps(&format!("udp connect={} timeout=2000 send=9 recv=9", Family::V4.remote(port)))?;
-    net.netdiag_run(&client)?.exits(1)?.the_only(PEER)?;
+    send(&net, Family::V4.remote(port))?.exits(1)?.the_only(PEER)?;
     Ok(())
 }
 
