@@ -55,7 +55,8 @@ pub fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
     let (parsed, sk) = unsafe { (skb::parse(packet_skb, &mut packet), skb::socket(packet_skb)) };
     // Of other protocols than a connection can have, addresses are all there is to tell.
     // SAFETY: as above.
-    if !parsed && !(counts && unsafe { skb::is_ip(packet_skb, &packet) }) {
+    let is_told = parsed || counts && unsafe { skb::is_ip(packet_skb, &packet) };
+    if !is_told {
         count(Counter::Unparsed);
         if counts {
             totals::count_unparsed(reason);

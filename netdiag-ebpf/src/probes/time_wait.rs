@@ -59,9 +59,9 @@ fn closed_first(sk: *const c_void) {
     if protocol != IPPROTO_TCP || owned == 0 {
         return;
     }
-    let mut value = TimeWaitOwner::default();
     // SAFETY: no arguments.
-    value.closed_ns = unsafe { bpf_ktime_get_ns() };
+    let closed_ns = unsafe { bpf_ktime_get_ns() };
+    let mut value = TimeWaitOwner { closed_ns, ..TimeWaitOwner::default() };
     task::write_owner(netns, &mut value.owner);
     if task::is_kernel_thread() {
         value.flags |= time_wait_flag::KERNEL_THREAD;
