@@ -6,9 +6,11 @@ mod dropped_at;
 mod drops;
 mod explain;
 mod hosts;
+mod losses;
 mod rules;
 mod shed;
 mod subject;
+mod suspects;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, UdpSocket};
@@ -24,14 +26,14 @@ use crate::enrich::containers::Containers;
 use crate::enrich::facts::QueueSample;
 use crate::enrich::firewall::Firewall;
 use crate::enrich::gather::Gatherer;
-use crate::enrich::{droppers, netns, owners, queues};
+use crate::enrich::{droppers, netns};
 use crate::kernel::KernelError;
 use crate::kernel::counters::Counts;
 use crate::kernel::loader::{Options, Session};
 use crate::kernel::reasons::Reasons;
 use crate::kernel::registry::Probe;
 use crate::memory;
-use crate::probes::{self, Call, CallFailed, Event, SocketError, Suspect, Wire};
+use crate::probes::{self, Call, CallFailed, Event, Wire};
 use crate::track::{Connection, Limits, Tracker};
 use budget::Budget;
 use hosts::Hosts;
@@ -60,18 +62,8 @@ impl Explained {
     }
 }
 
-/// Samples of a listener, taken while a connection to it was in trouble.
-const MAX_SAMPLED: usize = 1024;
-/// Samples of one listener for one connection; the first and the last say the most.
-const SAMPLES: usize = 8;
-/// tc leaves a namespace again when no SYN was sent again for this long. Retransmits are at most 32 s apart,
-/// but for a connection that has been waiting for more than a minute.
-const WIRE_IDLE_NS: u64 = 40_000_000_000;
 /// Records taken at a time: finishing what is due must not wait for the end of a flood.
 const BATCH: usize = 4096;
-/// Samples of lost records, one a second at most.
-const LOST_SAMPLES: usize = 256;
-
 /// Whether a connection may still be one that the user asked about.
 struct Prefilter(Box<dyn Fn(&Connection) -> bool>);
 
@@ -346,46 +338,6 @@ impl Engine {
         }
     }
 
-    fn suspect(&mut self, suspect: &Suspect) {
-        // `run` has nothing to do in the namespaces of others.
-        if self.follows && !suspect.asked {
-            return;
-        }
-        let netns = u64::from(suspect.netns);
-        self.changes.watch(netns, suspect.time_ns);
-        if !self.asks_about_xdp && self.xdp_looked_ns.saturating_add(1_000_000_000) < suspect.time_ns {
-            self.xdp_looked_ns = suspect.time_ns;
-            self.look_for_xdp();
-        }
-        if !self.shed.wire && !self.wire_since.contains_key(&netns) {
-            self.watch_wire(netns);
-            self.just_in_time.insert(netns, 0);
-        }
-        if let Some(last) = self.just_in_time.get_mut(&netns) {
-            *last = suspect.time_ns;
-        }
-        if self.shed.samples {
-            return;
-        }
-        let look = || queues::sample(suspect.tuple.destination, suspect.netns, suspect.time_ns);
-        let before = self.searches.total_ns();
-        let sample = if suspect.asked { Some(look()) } else { self.searches.within(look) };
-        self.samplings_ns += self.searches.total_ns() - before;
-        let Some(sample) = sample.filter(|sample| !sample.is_empty()) else { return };
-        if let Some(known) = self.samples.get_mut(&suspect.sock) {
-            known.truncate(SAMPLES);
-            known.extend(sample);
-            return;
-        }
-        if self.sampled.len() >= MAX_SAMPLED
-            && let Some(oldest) = self.sampled.pop_front()
-        {
-            self.samples.remove(&oldest);
-        }
-        self.sampled.push_back(suspect.sock);
-        self.samples.insert(suspect.sock, sample);
-    }
-
     /// How a host answers. Where several namespaces have an interface of that index, it is not known whose host.
     fn remember(&mut self, wire: &Wire) {
         let named = self.session.wire().interface(0, wire.packet.ifindex);
@@ -396,52 +348,5 @@ impl Engine {
         if let Some(netns) = netns {
             self.hosts.add(netns, wire);
         }
-    }
-
-    /// Looks for the owner of a datagram socket while it is still there.
-    fn find_owner(&mut self, error: &mut SocketError) {
-        if error.owner.is_some() || self.follows || self.shed.owners {
-            return;
-        }
-        let found = self.searches.within(|| owners::find(&error.tuple, error.netns, None));
-        error.owner = found.flatten().and_then(|found| found.owner);
-    }
-
-    /// Takes tc away again where no connection was suspect for a while.
-    fn retire_wire(&mut self, now: u64) {
-        let idle: Vec<u64> = self
-            .just_in_time
-            .iter()
-            .filter(|(_, last)| now.saturating_sub(**last) > WIRE_IDLE_NS)
-            .map(|(netns, _)| *netns)
-            .collect();
-        for netns in idle {
-            self.just_in_time.remove(&netns);
-            self.wire_since.remove(&netns);
-            self.session.leave_wire(netns);
-        }
-    }
-
-    fn note_lost(&mut self, now: u64) {
-        let recent = self.lost.back().is_some_and(|(time, _)| now.saturating_sub(*time) < 1_000_000_000);
-        if recent {
-            return;
-        }
-        let Some(lost) = self.lost_so_far() else { return };
-        if self.lost.len() >= LOST_SAMPLES {
-            self.lost.pop_front();
-        }
-        self.lost.push_back((now, lost));
-    }
-
-    fn lost_so_far(&self) -> Option<u64> {
-        Some(self.session.counters().ok()?.lost() + self.session.missed())
-    }
-
-    fn lost_since(&mut self, start_ns: u64) -> u64 {
-        let now = self.lost_now.or_else(|| self.lost_so_far()).unwrap_or(0);
-        self.lost_now = Some(now);
-        let before = self.lost.iter().rev().find(|(time, _)| *time <= start_ns).map_or(0, |(_, lost)| *lost);
-        now.saturating_sub(before)
     }
 }

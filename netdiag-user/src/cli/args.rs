@@ -1,5 +1,9 @@
 //! The command line.
 
+mod agent;
+mod drops;
+mod whose;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +12,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use netdiag::kernel::loader::Options;
 use netdiag::kernel::registry::Family;
 use netdiag::when::parse_duration;
+
+pub use agent::{AgentArgs, By, HistoryArgs};
+pub use drops::{DropsArgs, DropsBy};
+pub use whose::{GroupBy, PortArgs, SocketsArgs, TimewaitArgs};
 
 /// Why did this connection fail?
 ///
@@ -199,201 +207,6 @@ pub struct WatchArgs {
     /// Which connections; all, if nothing is given
     #[arg(trailing_var_arg = true, value_name = "FILTER")]
     pub filter: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_long_help = "\
-It stays in the foreground, tells of itself on standard error, and ends with SIGINT or SIGTERM; SIGHUP reloads the
-configuration. What it diagnoses, `netdiag history` shows; what it counts is at http://127.0.0.1:9817/metrics, and
-/healthz and /readyz there say whether it does its work.
-
-Examples:
-  netdiag agent --print-config > /etc/netdiag/agent.toml
-  netdiag agent --check
-  netdiag agent
-  NETDIAG_HISTORY_DIR=/tmp/netdiag NETDIAG_RUN_DIR=/tmp/netdiag netdiag agent")]
-pub struct AgentArgs {
-    /// The configuration; without it /etc/netdiag/agent.toml, or the defaults if that is not there
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Say what is wrong with the configuration, and do nothing
-    #[arg(long)]
-    pub check: bool,
-    /// Write the default configuration, with what each key means
-    #[arg(long, conflicts_with = "check")]
-    pub print_config: bool,
-}
-
-/// What problems are listed under.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum By {
-    Cause,
-    Destination,
-    Process,
-}
-
-#[derive(Debug, Args)]
-#[command(after_long_help = "\
-Failures of the same cause between the same pair are folded to one problem, the most frequent first. Repeats arrive
-up to ten seconds late. All times are UTC. FILTER is in the words of `netdiag watch`.
-
-A TIME is a duration before now (3h), a time of day (03:00), a date (2026-11-26), both (\"2026-11-26 03:00\"), or
-RFC 3339.
-
-Examples:
-  netdiag history --since 3h
-  netdiag history --since 02:30 --until 03:30 --code 'timeout.*'
-  netdiag history --by destination --since 7d port 5432
-  netdiag history --details comm payments        the card of each")]
-pub struct HistoryArgs {
-    /// From when on
-    #[arg(long, default_value = "24h", value_name = "TIME")]
-    pub since: String,
-    /// Until when; now, if nothing is given
-    #[arg(long, value_name = "TIME")]
-    pub until: Option<String>,
-    /// Diagnoses with this code: timeout.firewall-drop, 'timeout.*'
-    #[arg(long, value_name = "PATTERN")]
-    pub code: Option<String>,
-    /// What to list problems under
-    #[arg(long, value_enum, default_value_t = By::Cause, value_name = "WHAT")]
-    pub by: By,
-    /// Show each stored diagnosis instead of problems
-    #[arg(long, conflicts_with = "by")]
-    pub details: bool,
-    /// The store, if not the one that the configuration names
-    #[arg(long, value_name = "DIR")]
-    pub dir: Option<PathBuf>,
-    /// The agent's configuration
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Which connections; all, if nothing is given
-    #[arg(trailing_var_arg = true, value_name = "FILTER")]
-    pub filter: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_long_help = "\
-It counts until Ctrl-C, or for the time of --duration, and then tells: losses first, then what is normal (ordinary
-frees, TCP at work). Every drop is counted; packets of one flow are looked at some twenty times a second.
-Not seen: packets that end in hardware or in a driver's XDP program, and connections that a full accept queue
-turns away (`netdiag watch` tells those).
-FILTER is as in `netdiag watch`; `source` and `destination` are those of the packet, and `code` is drop.firewall and
-the like.
-
-Examples:
-  netdiag drops                                  until Ctrl-C
-  netdiag drops --duration 10s --by reason
-  netdiag drops --follow tcp dst port 443        as they come
-  netdiag drops --by flow 'code drop.firewall and not src net 10.0.0.0/8'
-  netdiag drops --duration 1m --format json | jq 'select(.kind == \"drop\" and .normal == false)'")]
-pub struct DropsArgs {
-    /// Stop after this time: 30s, 5m, 1h30m
-    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
-    pub duration: Option<Duration>,
-    /// Show each group as its first packet is dropped, and every two seconds what came to it
-    #[arg(long, short)]
-    pub follow: bool,
-    /// Show what netdiag itself cost: runs and time of its programs, memory, CPU time
-    ///
-    /// For that the kernel counts the runs of all BPF programs for as long as netdiag lives, which slows each
-    /// run by some nanoseconds. No setting is changed.
-    #[arg(long)]
-    pub stats: bool,
-    /// What drops are put together by, besides their cause
-    #[arg(long, value_enum, default_value_t = DropsBy::Rule, value_name = "KEY")]
-    pub by: DropsBy,
-    /// Which packets; all, if nothing is given
-    #[arg(trailing_var_arg = true, value_name = "FILTER")]
-    pub filter: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_long_help = "\
-Without --state and --listening: all but TIME_WAIT, of which `netdiag timewait` speaks. FILTER is
-that of `netdiag watch`, without `code`; `pid` and `comm` mean any process that holds the socket.
-
-Examples:
-  netdiag sockets port 443
-  netdiag sockets --listening                    accept queues against their backlog
-  netdiag sockets --state close-wait             who does not close what the peer has closed
-  netdiag sockets --state established,syn-sent 'comm nginx'
-  netdiag sockets --format json | jq 'select(.kind == \"socket\" and .remarks != [])'")]
-pub struct SocketsArgs {
-    /// Only sockets in these states: established, syn-sent, syn-recv, fin-wait1, fin-wait2, time-wait, close,
-    /// close-wait, last-ack, listen, closing, all
-    #[arg(long, value_delimiter = ',', value_name = "STATE")]
-    pub state: Vec<String>,
-    /// Only those that wait for connections or datagrams of any sender
-    #[arg(long, short, conflicts_with = "state")]
-    pub listening: bool,
-    /// Which sockets; all, if nothing is given
-    #[arg(trailing_var_arg = true, value_name = "FILTER")]
-    pub filter: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_long_help = "\
-A socket in TIME_WAIT belongs to no process any more. Owners are exact for connections that are
-closed while netdiag watches; the longer it does, up to the minute that TIME_WAIT lasts, the more
-are exact. For older ones a process that has open connections to the same destination is named as
-likely. FILTER is that of `netdiag watch`, without `code`.
-
-Examples:
-  netdiag timewait                               watches for five seconds, then tells
-  netdiag timewait --duration 1m                 all owners are exact
-  netdiag timewait --follow dst port 5432        anew every two seconds, until Ctrl-C
-  netdiag timewait --by destination
-  netdiag timewait --by netns --format json")]
-pub struct TimewaitArgs {
-    /// What each row of the table is about
-    #[arg(long, value_enum, default_value_t = GroupBy::Process, value_name = "WHAT")]
-    pub by: GroupBy,
-    /// Tell anew every two seconds
-    #[arg(long)]
-    pub follow: bool,
-    /// How long to watch: 30s, 5m; 0 tells at once. Five seconds, and with --follow no end, if not given
-    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
-    pub duration: Option<Duration>,
-    /// Which sockets; all, if nothing is given
-    #[arg(trailing_var_arg = true, value_name = "FILTER")]
-    pub filter: Vec<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum DropsBy {
-    /// The firewall's rule; without one, the place in the kernel
-    Rule,
-    /// The kernel's reason
-    Reason,
-    /// Protocol, addresses and destination port
-    Flow,
-    /// The process that sent them or would have got them
-    Process,
-    /// The interface they were at
-    Interface,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum GroupBy {
-    Process,
-    Destination,
-    Netns,
-    Container,
-}
-
-#[derive(Debug, Args)]
-#[command(after_long_help = "\
-All sockets whose own end has that port: those that listen or are bound, with the number of
-connections that came to them, and connections that were made from it. The time is when the process
-was started: the kernel does not keep since when a socket exists.
-
-Examples:
-  netdiag port 443
-  netdiag port 5353 --format json")]
-pub struct PortArgs {
-    /// A port number
-    pub port: u16,
 }
 
 #[derive(Debug, Args)]

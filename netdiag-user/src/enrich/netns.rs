@@ -177,6 +177,16 @@ pub fn find(inode: u64) -> Option<NetnsHandle> {
     })
 }
 
+/// Where the namespace with this inode number is found, as [`find`] finds it.
+pub fn locate(inode: u64) -> Option<Namespace> {
+    let source = match name_of(inode) {
+        _ if current_inode() == Some(inode) => Source::Current,
+        Some(name) => Source::Named(name),
+        None => Source::Process(pids().find(|pid| inode_of_process(*pid) == Some(inode))?),
+    };
+    Some(Namespace { inode, source })
+}
+
 /// A container that lives in a namespace: its id, and a process of it to enter the namespace by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Container {

@@ -27,6 +27,7 @@ mod table;
 #[cfg(test)]
 pub(crate) mod testing;
 mod time_wait;
+mod time_wait_text;
 mod timeline;
 
 pub use card::{card, repeat_line};
@@ -49,4 +50,5 @@ pub use report::{
 pub use sink::{Sink, Stream};
 pub use socket::{HolderPart, RemarkPart, SocketReport, port_text, socket_table};
 pub use style::{Look, Style, utf8_locale};
-pub use time_wait::{Told, time_wait_json, time_wait_text};
+pub use time_wait::{Told, time_wait_json};
+pub use time_wait_text::time_wait_text;

@@ -131,6 +131,9 @@ pub fn namespaces_are_let_go() -> Result<()> {
     let process = Process::spawn(netdiag(&["watch"])?)?;
     process.wait_for_error_line("netdiag: watching", LIMIT)?;
     let net = Topology::new()?;
+    // Its end of a cable goes when the namespace at the other end does: not before the last that holds it lets go.
+    let witness = Namespace::new("witness")?;
+    witness.ip(&format!("link add w0 type veth peer name w1 netns {}", net.client.name()))?;
     let inodes: Vec<u64> = net.namespaces().iter().map(|namespace| namespace.inode()).collect();
     net.client.run(&clients::connect(Family::V4.server(18504))?)?.exits(1)?;
     // A SYN that is sent again brings tc to the namespace.
@@ -147,6 +150,10 @@ pub fn namespaces_are_let_go() -> Result<()> {
             break;
         }
         ensure!(Instant::now() < deadline, "descriptors of deleted namespaces are open: {left:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    while witness.run(&["ip", "link", "show", "w0"])?.code() == 0 {
+        ensure!(Instant::now() < deadline, "the client's namespace is kept alive");
         std::thread::sleep(Duration::from_millis(100));
     }
     process.signal(Signal::SIGINT)?;

@@ -1,7 +1,6 @@
 //! A rule, somewhere on this machine, drops the SYN.
 
 use std::net::TcpStream;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -215,22 +214,17 @@ pub fn conntrack_table_nearly_full() -> Result<()> {
 }
 
 /// So many more established connections in the client's table than the limit allows. The limit is one for the whole
-/// machine, so it stays well above what the machine itself needs, and is put back.
+/// machine, so it stays well above what the machine itself needs, and is put back; scenarios with it run alone.
 struct FullTable {
     before: String,
     _connections: Vec<TcpStream>,
-    _only_one: MutexGuard<'static, ()>,
 }
-
-/// Scenarios run side by side, and the limit is shared.
-static ONLY_ONE: Mutex<()> = Mutex::new(());
 
 const CONNTRACK_MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 const CONNTRACK_LIMIT: usize = 1000;
 
 impl FullTable {
     fn new(net: &Topology, excess: isize) -> Result<Self> {
-        let only_one = ONLY_ONE.lock().unwrap_or_else(PoisonError::into_inner);
         net.client.nft(&chain("inet", "output", "ct state invalid accept"))?;
         net.server.sysctl("net.core.somaxconn", "4096")?;
         let address = Family::V4.server(9000);
@@ -245,7 +239,7 @@ impl FullTable {
             (0..CONNTRACK_LIMIT.saturating_add_signed(excess)).map(connect).collect::<Result<Vec<_>, _>>()
         })??;
         std::fs::write(CONNTRACK_MAX, CONNTRACK_LIMIT.to_string())?;
-        Ok(Self { before, _connections: connections, _only_one: only_one })
+        Ok(Self { before, _connections: connections })
     }
 }
 

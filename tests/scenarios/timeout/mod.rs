@@ -131,10 +131,10 @@ pub const SCENARIOS: &[Scenario] = &[
     S::near_miss("timeout.firewall-drop", "first_syn_only", firewall::first_syn_only).needs(CURL_NFT),
     S::near_miss("timeout.firewall-drop", "rule_in_an_unrelated_namespace", firewall::unrelated_namespace).needs(NFT_TUN),
     S::near_miss("timeout.firewall-drop", "same_tuple_dropped_elsewhere", firewall::same_tuple_elsewhere).needs(NFT_TUN),
-    S::near_miss("timeout.firewall-drop", "conntrack_table_full", firewall::conntrack_table_full).needs(CONNTRACK),
+    S::near_miss("timeout.firewall-drop", "conntrack_table_full", firewall::conntrack_table_full).needs(CONNTRACK).alone(),
 
-    S::hit("timeout.conntrack-full", "v4", firewall::conntrack_table_full).needs(CONNTRACK),
-    S::near_miss("timeout.conntrack-full", "nearly_full", firewall::conntrack_table_nearly_full).needs(CONNTRACK),
+    S::hit("timeout.conntrack-full", "v4", firewall::conntrack_table_full).needs(CONNTRACK).alone(),
+    S::near_miss("timeout.conntrack-full", "nearly_full", firewall::conntrack_table_nearly_full).needs(CONNTRACK).alone(),
     S::near_miss("timeout.conntrack-full", "legacy_rule", || firewall::iptables(V4, "legacy")).needs(IPTABLES_LEGACY),
 
     S::hit("timeout.bpf-drop", "tc_v4", || dropper::tc_filter(V4)),

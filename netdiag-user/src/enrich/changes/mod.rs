@@ -15,7 +15,7 @@ use std::fs;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::SockProtocol;
 
-use super::netns;
+use super::netns::{self, Namespace};
 use super::notices::{Notice, Subscription};
 use network::Known;
 use ruleset::Transaction;
@@ -27,6 +27,8 @@ const MAX_NAMESPACES: usize = 8;
 const PATIENCE_NS: u64 = 10_000_000_000;
 /// Namespaces that could not be watched, remembered for that.
 const MAX_REFUSED: usize = 64;
+/// How often it is looked whether somebody else still has a namespace.
+const LOOK_NS: u64 = 1_000_000_000;
 /// Changes that are kept, of all namespaces together.
 const MAX_CHANGES: usize = 1024;
 /// Changes of one namespace that are read in a second; a router with all routes of the Internet has more.
@@ -49,6 +51,8 @@ pub struct Seen {
 #[derive(Debug)]
 struct Watched {
     netns: u64,
+    /// Who else has it.
+    namespace: Namespace,
     /// The last time that somebody asked for it.
     wanted_ns: u64,
     network: Subscription,
@@ -69,6 +73,7 @@ pub struct Changes {
     /// Oldest first.
     seen: VecDeque<Seen>,
     lost: u64,
+    looked_ns: u64,
     buffer: Vec<u8>,
     /// Readable when there are changes.
     epoll: Option<Epoll>,
@@ -123,6 +128,7 @@ impl Changes {
 
     /// Reads what has changed. One system call if nothing has.
     pub fn poll(&mut self, now_ns: u64) {
+        self.let_go(now_ns);
         if !self.is_ready() {
             return;
         }
@@ -136,6 +142,19 @@ impl Changes {
                 self.seen.push_back(Seen { time_ns: now_ns, netns: watched.netns, change });
             }
         }
+    }
+
+    /// A socket keeps its namespace alive, and the interfaces there: one that nobody else has is let go.
+    fn let_go(&mut self, now_ns: u64) {
+        if now_ns.saturating_sub(self.looked_ns) < LOOK_NS {
+            return;
+        }
+        self.looked_ns = now_ns;
+        let mut number = 0;
+        self.watched.retain_mut(|watched| {
+            number += 1;
+            number == 1 || watched.is_used()
+        });
     }
 
     fn is_ready(&self) -> bool {
@@ -161,7 +180,8 @@ impl Changes {
 impl Watched {
     /// `None`: the namespace is gone, or cannot be entered.
     fn begin(inode: u64, now_ns: u64) -> Option<Self> {
-        let handle = netns::find(inode)?;
+        let namespace = netns::locate(inode)?;
+        let handle = namespace.open()?;
         let begin = || {
             // First the subscription, then the state: nothing falls between.
             let network = Subscription::new(SockProtocol::NetlinkRoute, network::GROUPS).ok()?;
@@ -172,6 +192,7 @@ impl Watched {
         let transaction = Transaction::default();
         Some(Self {
             netns: inode,
+            namespace,
             wanted_ns: now_ns,
             network,
             ruleset,
@@ -180,6 +201,15 @@ impl Watched {
             second: 0,
             in_second: 0,
         })
+    }
+
+    /// Whether it has a name, or a process lives in it.
+    fn is_used(&mut self) -> bool {
+        if self.namespace.open().is_none() {
+            let Some(namespace) = netns::locate(self.netns) else { return false };
+            self.namespace = namespace;
+        }
+        true
     }
 
     fn take(&mut self, buffer: &mut Vec<u8>, now_ns: u64) -> (Vec<Change>, u64) {

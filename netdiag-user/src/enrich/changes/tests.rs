@@ -161,3 +161,20 @@ fn what_cannot_be_watched_is_not_tried_again_at_once() {
     changes.watch(1, 5 + PATIENCE_NS);
     assert_eq!(changes.refused, [(1, 5 + PATIENCE_NS)]);
 }
+
+#[test]
+fn a_namespace_that_nobody_else_has_is_let_go() {
+    let (first, second) = (TestNetns::new(), TestNetns::new());
+    let mut changes = Changes::default();
+    changes.watch(first.handle().inode(), 1);
+    changes.watch(second.handle().inode(), 1);
+    changes.poll(2 * LOOK_NS);
+    assert_eq!(changes.watched.len(), 2);
+    drop(second);
+    wait_for(|| {
+        changes.looked_ns = 0;
+        changes.poll(2 * LOOK_NS);
+        (changes.watched.len() == 1).then_some(())
+    });
+    assert_eq!(changes.watched[0].netns, first.handle().inode());
+}

@@ -1,0 +1,56 @@
+//! Options of `drops`.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use netdiag::when::parse_duration;
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+It counts until Ctrl-C, or for the time of --duration, and then tells: losses first, then what is normal (ordinary
+frees, TCP at work). Every drop is counted; packets of one flow are looked at some twenty times a second.
+Not seen: packets that end in hardware or in a driver's XDP program, and connections that a full accept queue
+turns away (`netdiag watch` tells those).
+FILTER is as in `netdiag watch`; `source` and `destination` are those of the packet, and `code` is drop.firewall and
+the like.
+
+Examples:
+  netdiag drops                                  until Ctrl-C
+  netdiag drops --duration 10s --by reason
+  netdiag drops --follow tcp dst port 443        as they come
+  netdiag drops --by flow 'code drop.firewall and not src net 10.0.0.0/8'
+  netdiag drops --duration 1m --format json | jq 'select(.kind == \"drop\" and .normal == false)'")]
+pub struct DropsArgs {
+    /// Stop after this time: 30s, 5m, 1h30m
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    pub duration: Option<Duration>,
+    /// Show each group as its first packet is dropped, and every two seconds what came to it
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Show what netdiag itself cost: runs and time of its programs, memory, CPU time
+    ///
+    /// For that the kernel counts the runs of all BPF programs for as long as netdiag lives, which slows each
+    /// run by some nanoseconds. No setting is changed.
+    #[arg(long)]
+    pub stats: bool,
+    /// What drops are put together by, besides their cause
+    #[arg(long, value_enum, default_value_t = DropsBy::Rule, value_name = "KEY")]
+    pub by: DropsBy,
+    /// Which packets; all, if nothing is given
+    #[arg(trailing_var_arg = true, value_name = "FILTER")]
+    pub filter: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DropsBy {
+    /// The firewall's rule; without one, the place in the kernel
+    Rule,
+    /// The kernel's reason
+    Reason,
+    /// Protocol, addresses and destination port
+    Flow,
+    /// The process that sent them or would have got them
+    Process,
+    /// The interface they were at
+    Interface,
+}
