@@ -195,7 +195,7 @@ impl Groups {
 
     /// Adds a drop; `Some` if it is the first of its group.
     pub fn add(&mut self, mut drop: Dropped) -> Option<&mut Group> {
-        // The limit on large records leaves some without a rule; the last one of this flow and reason had it.
+        // Limits leave some without a rule; the last one of this flow and reason had it.
         if drop.rule.is_none()
             && !drop.rule_looked_up
             && let Some(last) = self.keys.get(&drop.limit_key)

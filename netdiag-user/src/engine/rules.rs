@@ -30,7 +30,12 @@ impl Engine {
         {
             let mut name = || self.firewall.name(drop, &frames, hook, &mut memory);
             // Where the whole machine is watched, others' drops are named too.
-            if self.follows { name() } else { self.namings.within(name).unwrap_or_default() }
+            if self.follows {
+                name();
+            } else if self.namings.within(name).is_none() {
+                // There was no time for the kernel's own word, which another packet of the flow may get.
+                return;
+            }
         }
         if by_nftables && drop.rule.is_none() && self.firewall.traces() && self.may_trace(drop) {
             self.firewall.follow(drop);
