@@ -1,6 +1,6 @@
 //! What all benchmarks share: which netdiag, how long, on which CPUs, and whether to stop.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use netdiag_tests::net::Namespace;
 use netdiag_tests::process::{Output, Process};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use serde::de::DeserializeOwned;
 
@@ -15,6 +17,23 @@ static STOP: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn stop(_signal: libc::c_int) {
     STOP.store(true, Ordering::Relaxed);
+}
+
+/// Mounts tracefs for this process and its children alone, where the machine has not: tracepoints are found there, by
+/// other tools and by netdiag too, which else takes a hook that costs more.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn mount_tracefs() -> Result<()> {
+    const AT: &str = "/sys/kernel/tracing";
+    if Path::new(AT).join("events").exists() {
+        return Ok(());
+    }
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let nothing = None::<&str>;
+    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)?;
+    mount(Some("tracefs"), AT, Some("tracefs"), MsFlags::empty(), nothing)
+        .with_context(|| format!("mounting tracefs at {AT}"))
 }
 
 /// Ctrl-C and the like end the benchmark at the next look, with everything taken down.

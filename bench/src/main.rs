@@ -93,6 +93,7 @@ fn bench(cli: &Cli) -> Result<ExitCode> {
     let netdiag =
         cli.netdiag.canonicalize().with_context(|| format!("no netdiag at {}", cli.netdiag.display()))?;
     context::catch_signals()?;
+    context::mount_tracefs()?;
     let pairs = cli.pairs.map_or(if cli.quick { 3 } else { 9 }, usize::from);
     let context = Context::new(netdiag, pairs, cli.quick)?;
     let machine = Machine::read(root(), command_line());

@@ -129,7 +129,7 @@ impl Group {
         if self.rules.len() < MAX_RULES
             && let Some(rule) = &drop.rule
         {
-            self.rules.insert((drop.packet.netns, rule.label()));
+            self.rules.insert((drop.packet.netns, identity(rule)));
         }
         if knowledge(&drop) > knowledge(&self.sample) {
             self.sample = drop;
@@ -137,9 +137,15 @@ impl Group {
     }
 }
 
+/// What tells a rule from others: how it was found does not, unless it is one of several.
+fn identity(rule: &DropRule) -> String {
+    if rule.others.is_empty() { rule.name() } else { rule.label() }
+}
+
 /// How much a drop can tell about its group.
 fn knowledge(drop: &Dropped) -> u8 {
-    let named = drop.rule.as_ref().map_or(0, |rule| 1 + u8::from(rule.text.is_some()));
+    let of_rule = |rule: &DropRule| 1 + u8::from(rule.text.is_some()) + u8::from(rule.basis.is_exact());
+    let named = drop.rule.as_deref().map_or(0, of_rule);
     named * 2 + u8::from(drop.whose.owner().is_some())
 }
 
@@ -231,7 +237,7 @@ impl Groups {
             By::Reason => Dimension::Nothing,
             By::Rule => match &drop.rule {
                 Some(rule) => Dimension::Rule {
-                    label: rule.label(),
+                    label: identity(rule),
                     table_handle: rule.table_handle,
                     hook: drop.hook,
                     netns,

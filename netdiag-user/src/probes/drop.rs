@@ -125,13 +125,18 @@ impl DropRule {
     }
 
     /// `inet filter output handle 12`
-    pub fn label(&self) -> String {
+    pub fn name(&self) -> String {
         let Self { family, table, chain, .. } = self;
-        let name = match (self.handle, self.number) {
+        match (self.handle, self.number) {
             (Some(handle), _) => format!("{family} {table} {chain} handle {handle}"),
             (None, Some(number)) => format!("{family} {table} {chain} rule {number}"),
             (None, None) => format!("{family} {table} {chain} policy"),
-        };
+        }
+    }
+
+    /// The name, and how sure it is.
+    pub fn label(&self) -> String {
+        let name = self.name();
         match (self.basis.is_exact(), self.others.len()) {
             (true, _) => name,
             (false, 0) => format!("probably {name}"),

@@ -11,7 +11,7 @@ use netdiag_tests::remote::{Behaviour, Remote};
 use netdiag_tests::scenario::skip;
 use netdiag_tests::servers;
 
-use super::{chain, happened_in, run_steps, sure};
+use super::{chain, happened_in, run_steps, sure, sure_of_policy};
 
 const DROP: &str = "tcp dport 8080 drop";
 /// One SYN, one retransmission.
@@ -19,14 +19,17 @@ const PATIENCE: f64 = 1.4;
 
 /// The rule in `place` explains it; the service behind it would have answered.
 fn dropped_by_nft<'a>(report: &'a Report, place: &Namespace, hook: &str) -> Result<Diagnosis<'a>> {
-    let diagnosis = report.the_only("timeout.firewall-drop")?.certain()?;
+    located(report, place, hook)?.certain()?.has("/firewall/exact", true)
+}
+
+fn located<'a>(report: &'a Report, place: &Namespace, hook: &str) -> Result<Diagnosis<'a>> {
+    let diagnosis = report.the_only("timeout.firewall-drop")?;
     happened_in(diagnosis, place)?
         .has("/where/stage", "netfilter")?
         .has("/firewall/hook", hook)?
         .has("/firewall/engine", "nftables")?
         .has("/firewall/table", "fw")?
-        .has("/firewall/chain", "c")?
-        .has("/firewall/exact", true)
+        .has("/firewall/chain", "c")
 }
 
 pub fn output(family: Family) -> Result<()> {
@@ -53,7 +56,7 @@ pub fn policy() -> Result<()> {
     let rules = "policy drop; icmpv6 type != 0 accept; tcp dport 443 accept";
     net.client.nft(&chain("inet", "output", rules))?;
     let report = net.netdiag_run(&curl(Family::V6.server(8080), PATIENCE))?;
-    dropped_by_nft(report.exits(28)?, &net.client, "output")?.has("/firewall/policy", true)?;
+    sure_of_policy(located(report.exits(28)?, &net.client, "output")?)?.has("/firewall/policy", true)?;
     Ok(())
 }
 

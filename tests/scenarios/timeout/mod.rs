@@ -229,6 +229,15 @@ fn sure(diagnosis: Diagnosis<'_>) -> Result<Diagnosis<'_>> {
     Ok(diagnosis)
 }
 
+/// Requires that the kernel named the chain whose policy it was. On 6.1 it may be found by comparing, and is likely then.
+fn sure_of_policy(diagnosis: Diagnosis<'_>) -> Result<Diagnosis<'_>> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    if release.starts_with("6.1.") && diagnosis.at("/firewall/exact") == false {
+        return diagnosis.has("/confidence", "likely");
+    }
+    diagnosis.certain()?.has("/firewall/exact", true)
+}
+
 /// Requires that it happened in `namespace`, by number and name.
 fn happened_in<'a>(diagnosis: Diagnosis<'a>, namespace: &Namespace) -> Result<Diagnosis<'a>> {
     diagnosis.has("/where/netns", namespace.inode())?.has("/where/netns_name", namespace.name())

@@ -11,7 +11,7 @@ use netdiag_tests::process;
 use netdiag_tests::scenario::skip;
 use netdiag_tests::servers;
 
-use super::{chain, happened_in, run_shell, run_steps};
+use super::{chain, happened_in, run_shell, run_steps, sure_of_policy};
 
 /// One SYN, one retransmission.
 const PATIENCE: f64 = 1.4;
@@ -37,14 +37,17 @@ fn handle(namespace: &Namespace, words: &str) -> Result<u64> {
 }
 
 fn drops<'a>(report: &'a Report, place: Place<'_>) -> Result<Diagnosis<'a>> {
-    let diagnosis = report.the_only("timeout.firewall-drop")?.certain()?;
+    located(report, place)?.certain()?.has("/firewall/exact", true)
+}
+
+fn located<'a>(report: &'a Report, place: Place<'_>) -> Result<Diagnosis<'a>> {
+    let diagnosis = report.the_only("timeout.firewall-drop")?;
     happened_in(diagnosis, place.namespace)?
         .has("/firewall/engine", "nftables")?
         .has("/firewall/hook", place.hook)?
         .has("/firewall/family", place.family)?
         .has("/firewall/table", "fw")?
-        .has("/firewall/chain", place.chain)?
-        .has("/firewall/exact", true)
+        .has("/firewall/chain", place.chain)
 }
 
 /// The rule with these words dropped it.
@@ -58,7 +61,7 @@ fn named<'a>(report: &'a Report, place: Place<'_>, words: &str) -> Result<Diagno
 
 /// The chain's policy did.
 fn by_policy<'a>(report: &'a Report, place: Place<'_>) -> Result<Diagnosis<'a>> {
-    drops(report, place)?
+    sure_of_policy(located(report, place)?)?
         .has("/firewall/policy", true)?
         .has("/firewall/handle", ())?
         .has("/firewall/rule", ())

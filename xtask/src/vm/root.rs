@@ -19,6 +19,8 @@ const TOOLS: &[&str] = &[
     "nft",
     "iptables-legacy",
     "ip6tables-legacy",
+    "iptables-legacy-save",
+    "ip6tables-legacy-save",
     "iptables-nft",
     "ip6tables-nft",
     "iptables-nft-save",

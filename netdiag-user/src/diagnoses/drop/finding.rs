@@ -41,7 +41,7 @@ fn headline(drop: &Dropped) -> String {
 
 fn cause(drop: &Dropped) -> String {
     match (&drop.rule, drop.hook, drop.meaning) {
-        (Some(rule), ..) if rule.is_policy() => format!("the policy of {}", rule.label()),
+        (Some(rule), ..) if rule.is_policy() => rule.label(),
         (Some(rule), ..) => format!("rule {}", rule.label()),
         (None, Some(hook), meaning) => format!("{meaning} (hook {hook})"),
         (None, None, "") => format!("the kernel says {}", drop.reason_name),
