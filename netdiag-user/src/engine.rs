@@ -18,7 +18,6 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 
 use aya::maps::{MapData, RingBuf};
-use nix::time::{ClockId, clock_gettime};
 
 use crate::diagnoses::{Diagnosis, Evidence, Finding};
 use crate::enrich::changes::Changes;
@@ -28,6 +27,7 @@ use crate::enrich::firewall::Firewall;
 use crate::enrich::gather::Gatherer;
 use crate::enrich::{droppers, netns};
 use crate::kernel::KernelError;
+pub use crate::kernel::clock::now_ns;
 use crate::kernel::counters::Counts;
 use crate::kernel::loader::{Options, Session};
 use crate::kernel::reasons::Reasons;
@@ -39,13 +39,6 @@ use budget::Budget;
 use hosts::Hosts;
 pub use shed::{Shed, Spent};
 pub use subject::{matches, may_match};
-
-/// Nanoseconds of `CLOCK_MONOTONIC`, the clock of all records.
-pub fn now_ns() -> u64 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC)
-        .map(|t| t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64)
-        .unwrap_or(0)
-}
 
 /// A connection that ended, and what is thought of it.
 #[derive(Debug)]

@@ -59,22 +59,21 @@ impl Pair {
         let moved: Moved = crate::context::result_of(sink)?;
         Ok(moved.bytes as f64 / moved.seconds)
     }
+
+    /// The same while `netdiag watch` watches the machine.
+    pub(super) fn bulk_traced(&self, context: &Context) -> Result<f64> {
+        let tracer = Tracer::start(context)?;
+        let rate = self.bulk(context)?;
+        tracer.stop()?;
+        Ok(rate)
+    }
 }
 
 pub fn run(context: &Context) -> Result<Vec<Row>> {
     let pair = Pair::new()?;
     let gigabits = |rate: f64| format!("{:.1} Gbit/s", rate * 8.0 / 1e9);
-    let plain = pairs(
-        "packets, tc not armed",
-        context.pairs,
-        || pair.bulk(context),
-        || {
-            let tracer = Tracer::start(context)?;
-            let rate = pair.bulk(context)?;
-            tracer.stop()?;
-            Ok(rate)
-        },
-    )?;
+    let plain =
+        pairs("packets, tc not armed", context.pairs, || pair.bulk(context), || pair.bulk_traced(context))?;
     let armed = pairs(
         "packets, tc armed",
         context.pairs,

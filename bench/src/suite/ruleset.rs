@@ -15,7 +15,7 @@ use super::pairs;
 use crate::context::{Context, finish, go_on, tell};
 use crate::report::Row;
 use crate::stats::Spread;
-use crate::tracer::{Tracer, die_with_parent};
+use crate::tracer::die_with_parent;
 
 const NAME: &str = "ruleset";
 const RULES: usize = 1000;
@@ -48,12 +48,7 @@ pub fn run(context: &Context) -> Result<Vec<Row>> {
         "ruleset, packets it accepts",
         context.pairs,
         || pair.bulk(context),
-        || {
-            let tracer = Tracer::start(context)?;
-            let rate = pair.bulk(context)?;
-            tracer.stop()?;
-            Ok(rate)
-        },
+        || pair.bulk_traced(context),
     )?;
     let many = naming(context, &pair)?;
     pair.server.run(&["nft", "flush", "ruleset"])?;

@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::anyhow;
 use jiff::Timestamp;
 use netdiag::drops::{By, Dropped, Group, Groups, Who};
 use netdiag::engine::Engine;
@@ -25,7 +24,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 const IDLE: Duration = Duration::from_millis(500);
 
 pub fn drops(args: DropsArgs, global: &Global) -> anyhow::Result<ExitCode> {
-    let filter = Filter::from_args(&args.filter).map_err(|error| anyhow!("{error}\n{}", error.pointer()))?;
+    let filter = super::filter(&args.filter)?;
     let mut teller = Teller::new(&args, global, filter)?;
     let cost = OwnCost::begin(args.stats);
     let mut engine = Engine::start(Options { drops: true, ..global.options() })?;

@@ -4,11 +4,10 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use jiff::Timestamp;
 use netdiag::agent::config::Config;
 use netdiag::agent::history::{Group, Past, Query, fold, past};
-use netdiag::filter::Filter;
 use netdiag::output::{Gap, Head, JsonLines, Look, PastHead, PastSummary, card, problem};
 use netdiag::output::{Sink as Pipe, Stream as Reader};
 use netdiag::when::parse_moment;
@@ -83,7 +82,7 @@ pub fn history(args: HistoryArgs, global: &Global) -> anyhow::Result<ExitCode> {
 }
 
 fn query(args: &HistoryArgs, now: Timestamp) -> anyhow::Result<Query> {
-    let filter = Filter::from_args(&args.filter).map_err(|error| anyhow!("{error}\n{}", error.pointer()))?;
+    let filter = super::filter(&args.filter)?;
     let moment = |text: &str| parse_moment(text, now).map_err(anyhow::Error::msg);
     let since = moment(&args.since)?;
     let until = args.until.as_deref().map_or(Ok(now), moment)?;

@@ -18,7 +18,9 @@ mod watch;
 
 use std::process::ExitCode;
 
+use anyhow::anyhow;
 use args::{Cli, Command};
+use netdiag::filter::Filter;
 
 /// What a subcommand could not do; exit status 2.
 pub const FAILED: u8 = 2;
@@ -41,6 +43,11 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Completions(args) => shell::completions(args, &cli.global),
         Command::Man => shell::man(&cli.global),
     }
+}
+
+/// The words of a FILTER; `None` if there are none. What is wrong with it is said with a pointer to the place.
+pub fn filter(words: &[String]) -> anyhow::Result<Option<Filter>> {
+    Filter::from_args(words).map_err(|error| anyhow!("{error}\n{}", error.pointer()))
 }
 
 /// A line on standard error for people. That nobody may read it is no error.

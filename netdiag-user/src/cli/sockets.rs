@@ -5,10 +5,9 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
+use anyhow::bail;
 use jiff::Timestamp;
 use netdiag::enrich::sockets::{Protocol, State, states};
-use netdiag::filter::Filter;
 use netdiag::output::{KeeperReport, SocketReport, keeper_text, socket_table};
 use netdiag::whose::close_wait::keepers;
 use netdiag::whose::{Ask, Held, Inventory, pressure};
@@ -18,7 +17,7 @@ use super::say;
 use super::sink::{self, Stream};
 
 pub fn sockets(args: SocketsArgs, global: &Global) -> anyhow::Result<ExitCode> {
-    let filter = Filter::from_args(&args.filter).map_err(|error| anyhow!("{error}\n{}", error.pointer()))?;
+    let filter = super::filter(&args.filter)?;
     let wanted = wanted_states(&args)?;
     let mut out = sink::open(global, Stream::Stdout)?;
     let inventory = patiently(|| Inventory::read(Ask { tcp: states::ALL, udp: states::ALL, ports: None }));

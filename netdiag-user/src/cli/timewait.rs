@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::anyhow;
 use jiff::Timestamp;
 use netdiag::engine::now_ns;
 use netdiag::filter::Filter;
@@ -24,7 +23,7 @@ const FOLLOW_POLLS: u32 = 2;
 const USUAL_DURATION: Duration = Duration::from_secs(5);
 
 pub fn timewait(args: TimewaitArgs, global: &Global) -> anyhow::Result<ExitCode> {
-    let filter = Filter::from_args(&args.filter).map_err(|error| anyhow!("{error}\n{}", error.pointer()))?;
+    let filter = super::filter(&args.filter)?;
     let mut out = Sink::new(sink::open(global, Stream::Stdout)?);
     let mut signals = Signals::new(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
     let mut closers = Closers::start()?;

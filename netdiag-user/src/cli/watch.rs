@@ -3,10 +3,8 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::anyhow;
 use netdiag::engine::{Engine, may_match, now_ns};
 use netdiag::enrich::netns;
-use netdiag::filter::Filter;
 use netdiag::kernel::loader::Options;
 use netdiag_ebpf::counters::Counter;
 use nix::sys::signal::Signal;
@@ -20,7 +18,7 @@ use super::{TRACES, say};
 const IDLE: Duration = Duration::from_secs(1);
 
 pub fn watch(args: WatchArgs, global: &Global) -> anyhow::Result<ExitCode> {
-    let filter = Filter::from_args(&args.filter).map_err(|error| anyhow!("{error}\n{}", error.pointer()))?;
+    let filter = super::filter(&args.filter)?;
     let filtered = filter.is_some();
     let early = filter.clone();
     let mut sink = Sink::new(global, Stream::Stdout, filter, args.all, args.save_evidence.as_deref())?;

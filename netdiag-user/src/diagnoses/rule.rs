@@ -1,6 +1,7 @@
 //! What to say of a firewall's rule that is known, and what to do about it.
 
 use super::{Confidence, Finding, FirewallFact};
+use crate::enrich::firewall::BY_NFTABLES;
 use crate::probes::{Basis, DropRule, Engine, Tuple};
 use crate::track::Hook;
 
@@ -11,6 +12,11 @@ pub(super) enum Allow<'a> {
     Packet(&'a Tuple),
     /// Answers to what this side began.
     Answers,
+}
+
+/// The engine that the function which freed the packet tells, where it tells one.
+pub(super) fn engine_at(symbol: Option<&str>) -> Option<String> {
+    (symbol == Some(BY_NFTABLES)).then(|| "nftables".to_owned())
 }
 
 /// The fact for the finding. `engine` is what the drop's place says, where no rule is known.

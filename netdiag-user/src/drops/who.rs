@@ -117,12 +117,10 @@ impl Who {
 fn holder(local: &Tuple, inode: u32) -> Option<Whose> {
     let handle = netns::find(inode.into())?;
     let ports = Some(Ports::local(local.source.port()));
-    let all = match local.protocol {
-        protocol::TCP => sockets::tcp(Some(&handle), states::ALL, ports),
-        protocol::UDP => sockets::udp(Some(&handle), states::ALL, ports),
-        _ => return Some(Whose::Nobody),
-    };
-    let all = all.ok()?;
+    if ![protocol::TCP, protocol::UDP].contains(&local.protocol) {
+        return Some(Whose::Nobody);
+    }
+    let all = sockets::of_protocol(local.protocol, Some(&handle), states::ALL, ports).ok()?;
     // The kernel prefers the socket that is the more particular.
     let best = all.iter().filter_map(|socket| Some((fit(socket, local)?, socket.inode))).max();
     let Some((_, socket)) = best else { return Some(Whose::Nobody) };

@@ -1,6 +1,7 @@
 //! Which rule of the packet filter dropped a packet: asked while the rule is still there.
 
 use super::{Engine, now_ns};
+use crate::enrich::firewall::BY_NFTABLES;
 use crate::probes::{Drop, Tuple, protocol};
 use crate::track::{Connection, hook_of};
 
@@ -17,7 +18,7 @@ impl Engine {
             return;
         }
         let Some(symbol) = self.tracker.symbol(drop.location) else { return };
-        let by_nftables = symbol == "nft_do_chain";
+        let by_nftables = symbol == BY_NFTABLES;
         // In a flood most come without.
         if by_nftables && frames.words.is_empty() {
             return;

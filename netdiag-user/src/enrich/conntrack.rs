@@ -106,12 +106,9 @@ fn attributes(tuple: &Tuple) -> Vec<u8> {
 }
 
 fn state(payload: &[u8]) -> Option<String> {
-    let find = |mut attributes: Attributes<'_>, wanted| {
-        attributes.find(|(kind, _)| *kind == wanted).map(|(_, value)| value.to_vec())
-    };
-    let info = find(Attributes::at(payload, HEADER), CTA_PROTOINFO)?;
-    let tcp = find(Attributes::at(&info, 0), CTA_PROTOINFO_TCP)?;
-    let number = u8_at(&find(Attributes::at(&tcp, 0), CTA_PROTOINFO_TCP_STATE)?, 0)?;
+    let info = Attributes::at(payload, HEADER).value(CTA_PROTOINFO)?;
+    let tcp = Attributes::at(info, 0).value(CTA_PROTOINFO_TCP)?;
+    let number = u8_at(Attributes::at(tcp, 0).value(CTA_PROTOINFO_TCP_STATE)?, 0)?;
     STATES.get(usize::from(number)).map(|name| (*name).to_owned())
 }
 

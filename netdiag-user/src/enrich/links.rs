@@ -130,9 +130,7 @@ pub(super) fn parse_link(payload: &[u8]) -> Option<Link> {
             IFLA_OPERSTATE => link.operstate = operstate(u8_at(value, 0)?).map(str::to_owned),
             IFLA_CARRIER => link.carrier = u8_at(value, 0).map(|flag| flag != 0),
             IFLA_LINKINFO => {
-                let mut nested = Attributes::at(value, 0);
-                let kind = nested.find(|(kind, _)| *kind == IFLA_INFO_KIND);
-                link.kind = kind.map(|(_, value)| netlink::text(value));
+                link.kind = Attributes::at(value, 0).value(IFLA_INFO_KIND).map(netlink::text);
             }
             _ => {}
         }
@@ -141,8 +139,7 @@ pub(super) fn parse_link(payload: &[u8]) -> Option<Link> {
 }
 
 fn parse_exit(payload: &[u8]) -> Option<Exit> {
-    let other = Attributes::at(payload, LINK_HEADER).find(|(kind, _)| *kind == IFLA_LINK_NETNSID);
-    if let Some((_, id)) = other {
+    if let Some(id) = Attributes::at(payload, LINK_HEADER).value(IFLA_LINK_NETNSID) {
         return Some(Exit::Namespace(u32_at(id, 0)? as i32));
     }
     let loopback = u32_at(payload, 8)? & libc::IFF_LOOPBACK as u32 != 0;
@@ -163,8 +160,7 @@ fn operstate(number: u8) -> Option<&'static str> {
 /// Interface, address, prefix length. Of a point-to-point interface the local end counts.
 pub(super) fn parse_address(payload: &[u8]) -> Option<(u32, IpAddr, u8)> {
     let attributes = Attributes::at(payload, ADDRESS_HEADER);
-    let find = |wanted| attributes.clone().find(|(kind, _)| *kind == wanted);
-    let (_, address) = find(IFA_LOCAL).or_else(|| find(IFA_ADDRESS))?;
+    let address = attributes.value(IFA_LOCAL).or_else(|| attributes.value(IFA_ADDRESS))?;
     Some((u32_at(payload, 4)?, netlink::ip(address)?, u8_at(payload, 1)?))
 }
 

@@ -72,11 +72,10 @@ pub fn lookup(
 
 fn parse(payload: &[u8], ifindex: u32, address: IpAddr) -> Option<Neighbour> {
     let attributes = Attributes::at(payload, HEADER);
-    let find = |wanted| attributes.clone().find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
-    if u32_at(payload, 4)? != ifindex || netlink::ip(find(NDA_DST)?)? != address {
+    if u32_at(payload, 4)? != ifindex || netlink::ip(attributes.value(NDA_DST)?)? != address {
         return None;
     }
-    Some(Neighbour { state: state(u16_at(payload, 8)?), lladdr: find(NDA_LLADDR).map(lladdr) })
+    Some(Neighbour { state: state(u16_at(payload, 8)?), lladdr: attributes.value(NDA_LLADDR).map(lladdr) })
 }
 
 pub(super) fn state(number: u16) -> NeighbourState {

@@ -293,6 +293,11 @@ impl<'a> Attributes<'a> {
     pub(super) fn at(payload: &'a [u8], offset: usize) -> Self {
         Self(payload.get(offset..).unwrap_or(&[]))
     }
+
+    /// The value of the first that is of this kind.
+    pub(super) fn value(&self, wanted: u16) -> Option<&'a [u8]> {
+        self.clone().find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+    }
 }
 
 impl<'a> Iterator for Attributes<'a> {

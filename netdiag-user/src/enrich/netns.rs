@@ -163,28 +163,21 @@ impl Names {
 
 /// Opens the namespace with this inode number: by name if it has one, else by a process that lives in it.
 pub fn find(inode: u64) -> Option<NetnsHandle> {
-    if current_inode() == Some(inode) {
-        return NetnsHandle::open(OWN);
-    }
-    if let Some(handle) = name_of(inode).and_then(|name| NetnsHandle::named(&name))
-        && handle.inode == inode
-    {
-        return Some(handle);
-    }
-    pids().filter(|pid| inode_of_process(*pid) == Some(inode)).find_map(|pid| {
-        let handle = NetnsHandle::of_process(pid)?;
-        (handle.inode == inode).then_some(handle)
-    })
+    places(inode).find_map(|namespace| namespace.open())
 }
 
-/// Where the namespace with this inode number is found, as [`find`] finds it.
+/// Where [`find`] finds it.
 pub fn locate(inode: u64) -> Option<Namespace> {
-    let source = match name_of(inode) {
-        _ if current_inode() == Some(inode) => Source::Current,
-        Some(name) => Source::Named(name),
-        None => Source::Process(pids().find(|pid| inode_of_process(*pid) == Some(inode))?),
-    };
-    Some(Namespace { inode, source })
+    places(inode).find(|namespace| namespace.open().is_some())
+}
+
+/// Where a namespace may be found, the cheapest first; processes are gone through only where the others do not do.
+fn places(inode: u64) -> impl Iterator<Item = Namespace> {
+    let current = (current_inode() == Some(inode)).then_some(Source::Current);
+    let named = std::iter::once_with(move || name_of(inode).map(Source::Named)).flatten();
+    let processes = std::iter::once_with(pids).flatten();
+    let processes = processes.filter(move |pid| inode_of_process(*pid) == Some(inode)).map(Source::Process);
+    current.into_iter().chain(named).chain(processes).map(move |source| Namespace { inode, source })
 }
 
 /// A container that lives in a namespace: its id, and a process of it to enter the namespace by.

@@ -25,12 +25,7 @@ pub struct Found {
 pub fn find(tuple: &Tuple, inode: u32, among: Option<&[u32]>) -> Option<Found> {
     let handle = netns::find(inode.into())?;
     let ports = Some(Ports::local(tuple.source.port()));
-    let all = if tuple.protocol == protocol::UDP {
-        sockets::udp(Some(&handle), states::ALL, ports)
-    } else {
-        sockets::tcp(Some(&handle), states::ALL, ports)
-    };
-    let all = all.ok()?;
+    let all = sockets::of_protocol(tuple.protocol, Some(&handle), states::ALL, ports).ok()?;
     let is_listener = |socket: &&SocketInfo| socket.state == sockets::State::Listen;
     let itself = all.iter().find(|s| s.local == tuple.source && s.peer == tuple.destination && s.inode != 0);
     let listener = all.iter().find(is_listener);

@@ -106,8 +106,7 @@ fn id_of(socket: &mut Socket, namespace: &NetnsHandle) -> Result<Option<i32>, En
     let request = Request::new("ask for a namespace's id", RTM_GETNSID, &[0; HEADER])
         .attribute_u32(NETNSA_FD, namespace.raw_fd() as u32);
     let id = socket.get(&request, |payload| {
-        let (_, id) = Attributes::at(payload, HEADER).find(|(kind, _)| *kind == NETNSA_NSID)?;
-        Some(u32_at(id, 0)? as i32)
+        Some(u32_at(Attributes::at(payload, HEADER).value(NETNSA_NSID)?, 0)? as i32)
     })?;
     Ok(id.filter(|id| *id >= 0))
 }

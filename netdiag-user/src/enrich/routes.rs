@@ -339,8 +339,7 @@ pub(super) fn parse(payload: &[u8]) -> Option<Route> {
             RTA_PREFSRC => route.prefsrc = netlink::ip(value),
             RTA_TABLE => route.table = u32_at(value, 0)?,
             RTA_METRICS => {
-                let metric = Attributes::at(value, 0).find(|(kind, _)| *kind == RTAX_MTU);
-                route.mtu = metric.and_then(|(_, value)| u32_at(value, 0));
+                route.mtu = Attributes::at(value, 0).value(RTAX_MTU).and_then(|value| u32_at(value, 0));
             }
             RTA_MULTIPATH => route.nexthops = multipath(value),
             _ => {}

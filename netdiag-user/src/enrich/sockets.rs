@@ -10,6 +10,7 @@ use super::netns::NetnsHandle;
 use super::tcp_info::TcpInfo;
 /// A UDP socket is `Established` if it is connected, `Close` if not.
 pub use crate::probes::TcpState as State;
+use crate::probes::protocol;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const INET_DIAG_INFO: u16 = 2;
@@ -171,6 +172,19 @@ pub fn udp(
     ports: Option<Ports>,
 ) -> Result<Vec<SocketInfo>, EnrichError> {
     dump(netns, Protocol::Udp, states, ports)
+}
+
+/// [`udp`] for UDP's protocol number, [`tcp`] for any other.
+pub fn of_protocol(
+    protocol: u8,
+    netns: Option<&NetnsHandle>,
+    states: u32,
+    ports: Option<Ports>,
+) -> Result<Vec<SocketInfo>, EnrichError> {
+    match protocol {
+        protocol::UDP => udp(netns, states, ports),
+        _ => tcp(netns, states, ports),
+    }
 }
 
 fn dump(

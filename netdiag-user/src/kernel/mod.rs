@@ -4,6 +4,7 @@ pub mod attach;
 pub mod attach_ids;
 pub mod btf;
 pub mod capabilities;
+pub mod clock;
 pub mod counters;
 pub mod drops;
 mod error;

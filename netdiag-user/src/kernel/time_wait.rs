@@ -6,9 +6,9 @@ use netdiag_ebpf::records::{TimeWaitKey, TimeWaitOwner};
 
 use super::KernelError;
 use super::attach;
+use super::clock::now_ns;
 use super::loader::{self, Loaded, Options, take_map};
 use super::registry::{PROBES, Use};
-use crate::engine::now_ns;
 use crate::enrich::sockets::SocketInfo;
 use crate::probes::{Closed, time_wait};
 

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::report::parse;
+use super::report::{parse, require, value_at};
 use crate::net::Namespace;
 use crate::process::{Process, patience};
 
@@ -151,7 +151,7 @@ pub struct Drop<'a> {
 impl Drop<'_> {
     /// The value at a JSON pointer; null where there is none.
     pub fn at(&self, pointer: &str) -> &Value {
-        self.value.pointer(pointer).unwrap_or(&Value::Null)
+        value_at(self.value, pointer)
     }
 
     /// Requires a value at a JSON pointer.
@@ -159,8 +159,7 @@ impl Drop<'_> {
     /// # Errors
     /// When it is another.
     pub fn has(self, pointer: &str, expected: impl Into<Value>) -> Result<Self> {
-        let (expected, got) = (expected.into(), self.at(pointer));
-        ensure!(*got == expected, "expected {expected} at {pointer}, got {got}\n{}", self.report.dump());
+        require(self.value, pointer, &expected.into(), || self.report.dump())?;
         Ok(self)
     }
 

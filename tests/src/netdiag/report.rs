@@ -137,7 +137,7 @@ pub struct Diagnosis<'a> {
 impl Diagnosis<'_> {
     /// The value at a JSON pointer such as `/firewall/hook`; null where there is none.
     pub fn at(&self, pointer: &str) -> &Value {
-        self.value.pointer(pointer).unwrap_or(&Value::Null)
+        value_at(self.value, pointer)
     }
 
     /// Requires a value at a JSON pointer.
@@ -145,8 +145,7 @@ impl Diagnosis<'_> {
     /// # Errors
     /// With everything known in the message when it is another.
     pub fn has(self, pointer: &str, expected: impl Into<Value>) -> Result<Self> {
-        let (expected, got) = (expected.into(), self.at(pointer));
-        ensure!(*got == expected, "expected {expected} at {pointer}, got {got}\n{}", self.report.dump());
+        require(self.value, pointer, &expected.into(), || self.report.dump())?;
         Ok(self)
     }
 
@@ -176,6 +175,23 @@ impl Diagnosis<'_> {
     pub fn errno(self, expected: Option<&str>) -> Result<Self> {
         self.has("/errno", expected.map_or(Value::Null, Value::from))
     }
+}
+
+/// The value at a JSON pointer; null where there is none.
+pub(super) fn value_at<'a>(object: &'a Value, pointer: &str) -> &'a Value {
+    object.pointer(pointer).unwrap_or(&Value::Null)
+}
+
+/// Requires a value at a JSON pointer; else the message has all that `dump` knows.
+pub(super) fn require(
+    object: &Value,
+    pointer: &str,
+    expected: &Value,
+    dump: impl FnOnce() -> String,
+) -> Result<()> {
+    let got = value_at(object, pointer);
+    ensure!(got == expected, "expected {expected} at {pointer}, got {got}\n{}", dump());
+    Ok(())
 }
 
 /// JSON Lines; each must be an object of the contract.

@@ -27,8 +27,7 @@ pub fn finding(drop: &Dropped) -> Option<(&'static Diagnosis, Finding)> {
 }
 
 fn with_firewall(finding: Finding, drop: &Dropped) -> Finding {
-    let by_nftables = drop.symbol.as_deref() == Some("nft_do_chain");
-    let engine = by_nftables.then(|| "nftables".to_owned());
+    let engine = rule::engine_at(drop.symbol.as_deref());
     let fact = rule::fact(engine, drop.hook, drop.rule.as_deref());
     Finding { confidence: rule::confidence(Some(&fact)), ..finding.firewall(fact) }
 }

@@ -56,7 +56,7 @@ pub fn reject(evidence: &Evidence) -> Verdict {
     let what = request(evidence);
     let peer = connection.peer;
     let sentence = drop.rule.as_ref().map(|rule| format!(" {}", rule::sentence(rule))).unwrap_or_default();
-    let engine = drop.symbol.is_some_and(|symbol| symbol == "nft_do_chain").then(|| "nftables".to_owned());
+    let engine = rule::engine_at(drop.symbol);
     let finding = Finding::new(
         if drop.rule.is_some() { Confidence::Certain } else { Confidence::Likely },
         Where::new(WhereSide::Local, Stage::Netfilter).at(drop.place).symbol(drop.symbol),

@@ -193,9 +193,8 @@ type Neighbour = ((u32, IpAddr), NeighbourState, Option<String>);
 
 fn parse_neighbour(payload: &[u8]) -> Option<Neighbour> {
     let attributes = Attributes::at(payload, NEIGHBOUR_HEADER);
-    let find = |wanted| attributes.clone().find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
-    let key = (u32_at(payload, 4)?, netlink::ip(find(NDA_DST)?)?);
-    Some((key, neighbours::state(u16_at(payload, 8)?), find(NDA_LLADDR).map(neighbours::lladdr)))
+    let key = (u32_at(payload, 4)?, netlink::ip(attributes.value(NDA_DST)?)?);
+    Some((key, neighbours::state(u16_at(payload, 8)?), attributes.value(NDA_LLADDR).map(neighbours::lladdr)))
 }
 
 fn rule(payload: &[u8], kind: ChangeKind) -> Option<Change> {

@@ -73,7 +73,7 @@ impl Transaction {
 }
 
 fn find(payload: &[u8], wanted: u16) -> Option<&[u8]> {
-    Attributes::at(payload, HEADER).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+    Attributes::at(payload, HEADER).value(wanted)
 }
 
 fn by(payload: &[u8]) -> Option<ChangedBy> {

@@ -24,11 +24,6 @@ fn header(ifindex: u32, parent: u32) -> [u8; HEADER] {
     header
 }
 
-fn find<'a>(attributes: Attributes<'a>, wanted: u16) -> Option<&'a [u8]> {
-    let mut attributes = attributes;
-    attributes.find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
-}
-
 /// BPF programs and the kinds of other filters.
 pub(super) fn classifiers(ifindex: u32, spot: Spot) -> Option<(Vec<BpfProgram>, Vec<String>)> {
     let (kind, parent, way) = match spot {
@@ -65,13 +60,13 @@ struct Filter {
 
 fn parse_filter(payload: &[u8]) -> Option<Filter> {
     let attributes = Attributes::at(payload, HEADER);
-    let kind = netlink::text(find(attributes.clone(), TCA_KIND)?);
+    let kind = netlink::text(attributes.value(TCA_KIND)?);
     // Each priority begins with an entry of its own, without a filter (handle 0).
     if u32_at(payload, 8)? == 0 {
         return None;
     }
-    let options = find(attributes, TCA_OPTIONS).map(|value| Attributes::at(value, 0));
-    let program = options.and_then(|options| u32_at(find(options, TCA_BPF_ID)?, 0));
+    let options = attributes.value(TCA_OPTIONS).map(|value| Attributes::at(value, 0));
+    let program = options.and_then(|options| u32_at(options.value(TCA_BPF_ID)?, 0));
     Some(Filter { preference: u32_at(payload, 16)? >> 16, program: program.filter(|_| kind == "bpf"), kind })
 }
 
@@ -89,7 +84,7 @@ fn parse_qdisc(payload: &[u8], ifindex: u32) -> Option<String> {
     if index != ifindex || parent == CLSACT {
         return None;
     }
-    let kind = netlink::text(find(Attributes::at(payload, HEADER), TCA_KIND)?);
+    let kind = netlink::text(Attributes::at(payload, HEADER).value(TCA_KIND)?);
     let at = match parent {
         ROOT => "root".to_owned(),
         parent => format!("parent {:x}:{:x}", parent >> 16, parent & 0xffff),

@@ -18,8 +18,8 @@ pub(super) fn programs(ifindex: u32) -> Option<Vec<BpfProgram>> {
 }
 
 fn parse(payload: &[u8]) -> Vec<BpfProgram> {
-    let xdp = Attributes::at(payload, HEADER).find(|(kind, _)| *kind == IFLA_XDP);
-    let inner = xdp.into_iter().flat_map(|(_, value)| Attributes::at(value, 0));
+    let xdp = Attributes::at(payload, HEADER).value(IFLA_XDP);
+    let inner = xdp.into_iter().flat_map(|value| Attributes::at(value, 0));
     let program = |(kind, value): (u16, &[u8])| {
         let (_, way) = WAYS.iter().find(|(wanted, _)| *wanted == kind)?;
         let id = u32_at(value, 0).filter(|id| *id != 0)?;

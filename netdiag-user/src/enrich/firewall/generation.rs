@@ -37,8 +37,7 @@ impl Generation {
         let kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN;
         let request = Request::new("generation of the ruleset", kind, &HEADER);
         let number = socket.get(&request, |payload| {
-            let mut attributes = Attributes::at(payload, HEADER.len());
-            let (_, value) = attributes.find(|(kind, _)| *kind == NFTA_GEN_ID)?;
+            let value = Attributes::at(payload, HEADER.len()).value(NFTA_GEN_ID)?;
             Some(u32::from_be_bytes(value.try_into().ok()?))
         })?;
         Ok(number.map(|number| Self { netns_cookie, number }))

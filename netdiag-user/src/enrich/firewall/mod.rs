@@ -63,7 +63,7 @@ pub struct Firewall {
 }
 
 /// Where the kernel frees what a rule drops: nftables itself, or the caller of every other filter.
-const BY_NFTABLES: &str = "nft_do_chain";
+pub const BY_NFTABLES: &str = "nft_do_chain";
 const BY_OTHERS: &str = "nf_hook_slow";
 
 impl Firewall {

@@ -10,7 +10,6 @@ use crate::enrich::holders::owners_of;
 use crate::enrich::process::Process;
 use crate::enrich::sockets::{self, Ports, SocketInfo, State, states};
 use crate::enrich::sysctl;
-use crate::probes::protocol;
 use crate::track::Connection;
 
 /// Finds them in the caller's network namespace, most numerous first.
@@ -38,10 +37,7 @@ pub(super) fn find(connection: &Connection, which: InTheWay) -> Option<Vec<Holde
 }
 
 fn list(connection: &Connection, ports: Option<Ports>) -> Result<Vec<SocketInfo>, EnrichError> {
-    match connection.protocol {
-        protocol::UDP => sockets::udp(None, states::ALL, ports),
-        _ => sockets::tcp(None, states::ALL, ports),
-    }
+    sockets::of_protocol(connection.protocol, None, states::ALL, ports)
 }
 
 fn port_range() -> Option<std::ops::RangeInclusive<u16>> {
@@ -108,6 +104,7 @@ mod tests {
     use super::*;
     use crate::enrich::netns;
     use crate::enrich::testing::{TestNetns, wait_for};
+    use crate::probes::protocol;
 
     fn find_in(netns: &TestNetns, connection: &Connection, which: InTheWay) -> Vec<Holder> {
         netns::enter(&netns.handle(), || find(connection, which)).unwrap().unwrap()

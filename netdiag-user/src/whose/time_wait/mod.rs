@@ -16,6 +16,7 @@ use std::time::Duration;
 use super::{Held, Listeners, Side};
 use crate::enrich::listeners::everywhere;
 use crate::enrich::sockets::{self, SocketInfo, State, states};
+use crate::kernel::clock::now_ns;
 use crate::probes::Closed;
 
 pub use group::{By, Key, Row, group};
@@ -79,7 +80,7 @@ impl Tracker {
     /// Notes who closed what is in TIME_WAIT now. To be called once a second, before the kernel side forgets.
     pub fn poll(&mut self, mut take: impl FnMut(u64, &SocketInfo) -> Option<Closed>) {
         let search = everywhere(|netns| sockets::tcp(Some(netns), states::TIME_WAIT, None));
-        let now_ns = crate::engine::now_ns();
+        let now_ns = now_ns();
         self.begin();
         for (netns, _, socket) in &search.found {
             self.see(*netns, socket, now_ns, &mut take);
@@ -90,7 +91,7 @@ impl Tracker {
     /// The same, with all that can be told now.
     pub fn look(&mut self, mut take: impl FnMut(u64, &SocketInfo) -> Option<Closed>) -> Look {
         let search = everywhere(|netns| sockets::tcp(Some(netns), states::ALL, None));
-        let now_ns = crate::engine::now_ns();
+        let now_ns = now_ns();
         let listeners = Listeners::of(search.found.iter().map(|(netns, _, socket)| (*netns, socket)));
         let mut names: HashMap<u64, Option<Rc<str>>> = HashMap::new();
         let (mut waiting, mut open) = (Vec::new(), Vec::new());

@@ -63,14 +63,10 @@ impl Step {
             return None;
         }
         let family = family(u64::from(u8_at(payload, 0)?))?;
-        let find = |wanted: u16| {
-            Attributes::at(payload, HEADER).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
-        };
+        let attributes = Attributes::at(payload, HEADER);
+        let find = |wanted: u16| attributes.value(wanted);
         let number = |value: Option<&[u8]>| Some(u32::from_be_bytes(value?.try_into().ok()?));
-        let code = || {
-            let mut parts = Attributes::at(find(attribute::VERDICT)?, 0);
-            number(parts.find(|(kind, _)| *kind == attribute::VERDICT_CODE).map(|(_, value)| value))
-        };
+        let code = || number(Attributes::at(find(attribute::VERDICT)?, 0).value(attribute::VERDICT_CODE));
         let handle = || Some(u64::from_be_bytes(find(attribute::RULE_HANDLE)?.try_into().ok()?));
         let verdict = match number(find(attribute::TYPE))? {
             TYPE_RULE if code() == Some(NF_DROP) => Verdict::Rule { handle: handle()? },
