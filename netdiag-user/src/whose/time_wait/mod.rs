@@ -80,10 +80,9 @@ impl Tracker {
     /// Notes who closed what is in TIME_WAIT now. To be called once a second, before the kernel side forgets.
     pub fn poll(&mut self, mut take: impl FnMut(u64, &SocketInfo) -> Option<Closed>) {
         let search = everywhere(|netns| sockets::tcp(Some(netns), states::TIME_WAIT, None));
-        let now_ns = now_ns();
         self.begin();
         for (netns, _, socket) in &search.found {
-            self.see(*netns, socket, now_ns, &mut take);
+            self.see(*netns, socket, &mut take);
         }
         self.end();
     }
@@ -97,8 +96,7 @@ impl Tracker {
         let (mut waiting, mut open) = (Vec::new(), Vec::new());
         self.begin();
         for (netns, name, socket) in search.found {
-            let exact =
-                (socket.state == State::TimeWait).then(|| self.see(netns, &socket, now_ns, &mut take));
+            let exact = (socket.state == State::TimeWait).then(|| self.see(netns, &socket, &mut take));
             let netns_name = names.entry(netns).or_insert_with(|| name.map(Rc::from)).clone();
             let side = listeners.side(netns, &socket);
             let held = Held { netns, netns_name, socket, side, holders: Vec::new() };

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use smol_str::SmolStr;
 
-use super::age;
 use crate::enrich::cgroup_ids::CgroupIds;
 use crate::enrich::process::{self, Process};
 use crate::enrich::sockets::SocketInfo;
@@ -14,10 +13,6 @@ use crate::probes::{Closed, time_wait};
 
 /// Sockets beyond this number are not remembered, and count as missed.
 const MAX_SOCKETS: usize = 1 << 18;
-/// The same socket shows a begin that differs by less: the kernel's ticks, and the time that a list takes.
-const SAME_NS: u64 = 250_000_000;
-/// A retransmitted FIN begins the minute anew; one that has come later than this is perhaps another connection.
-const PERHAPS_SAME_NS: u64 = 1_500_000_000;
 /// What was closed just before the program was attached comes to TIME_WAIT a moment later.
 const START_MARGIN: Duration = Duration::from_millis(500);
 
@@ -68,7 +63,8 @@ type Key = [u8; 48];
 
 #[derive(Debug, Clone)]
 struct Known {
-    born_ns: u64,
+    /// The connection's, which stays in TIME_WAIT; the age does not tell: a retransmitted FIN begins the minute anew.
+    cookie: u64,
     closer: Option<Rc<Closer>>,
 }
 
@@ -110,22 +106,16 @@ impl Tracker {
         &mut self,
         netns: u64,
         socket: &SocketInfo,
-        now_ns: u64,
         take: &mut impl FnMut(u64, &SocketInfo) -> Option<Closed>,
     ) -> Option<Rc<Closer>> {
         let key = time_wait::key(netns, socket)?;
-        let born_ns = now_ns.saturating_sub(age(socket).as_nanos() as u64);
-        let before = self.known.remove(&key);
-        let apart = |known: &Known| known.born_ns.abs_diff(born_ns);
-        let closer = match before {
-            Some(known) if known.closer.is_some() && apart(&known) < SAME_NS => known.closer,
-            before => match take(netns, socket) {
-                Some(closed) => Some(self.closer(&closed)),
-                None => before.filter(|known| apart(known) < PERHAPS_SAME_NS).and_then(|known| known.closer),
-            },
+        let before = self.known.remove(&key).filter(|known| known.cookie == socket.cookie);
+        let closer = match before.and_then(|known| known.closer) {
+            Some(closer) => Some(closer),
+            None => take(netns, socket).map(|closed| self.closer(&closed)),
         };
         if self.next.len() < MAX_SOCKETS {
-            self.next.insert(key, Known { born_ns, closer: closer.clone() });
+            self.next.insert(key, Known { cookie: socket.cookie, closer: closer.clone() });
         }
         closer
     }
@@ -172,10 +162,9 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    fn socket(port: u16, left_ms: u32) -> SocketInfo {
+    fn socket(port: u16, cookie: u64) -> SocketInfo {
         let local = std::net::SocketAddr::from(([10, 0, 0, 1], port));
-        let timer_ms = left_ms;
-        SocketInfo { local, timer_ms, ..SocketInfo::new(Family::Inet, Protocol::Tcp, State::TimeWait) }
+        SocketInfo { local, cookie, ..SocketInfo::new(Family::Inet, Protocol::Tcp, State::TimeWait) }
     }
 
     fn closed(pid: u32) -> Closed {
@@ -185,14 +174,9 @@ mod tests {
         Closed { time_ns: 0, owner, by_kernel: false }
     }
 
-    fn look(
-        tracker: &mut Tracker,
-        now_s: u64,
-        socket: &SocketInfo,
-        mut kernel: Option<Closed>,
-    ) -> Option<u32> {
+    fn look(tracker: &mut Tracker, socket: &SocketInfo, mut kernel: Option<Closed>) -> Option<u32> {
         tracker.begin();
-        let found = tracker.see(1, socket, now_s * SECOND, &mut |_, _| kernel.take());
+        let found = tracker.see(1, socket, &mut |_, _| kernel.take());
         tracker.end();
         found.map(|closer| closer.pid - 5_000_000)
     }
@@ -200,22 +184,20 @@ mod tests {
     #[test]
     fn is_remembered_while_it_waits() {
         let mut tracker = Tracker::new(0);
-        assert_eq!(look(&mut tracker, 100, &socket(1, 60_000), Some(closed(7))), Some(7));
-        assert_eq!(look(&mut tracker, 101, &socket(1, 59_000), None), Some(7));
-        // The FIN came once more, and the minute began anew.
-        assert_eq!(look(&mut tracker, 102, &socket(1, 59_300), None), Some(7));
-        assert_eq!(look(&mut tracker, 103, &socket(2, 59_000), None), None);
+        assert_eq!(look(&mut tracker, &socket(1, 11), Some(closed(7))), Some(7));
+        assert_eq!(look(&mut tracker, &socket(1, 11), None), Some(7));
+        assert_eq!(look(&mut tracker, &socket(2, 12), None), None);
         // It was gone for a look.
-        assert_eq!(look(&mut tracker, 104, &socket(1, 57_000), None), None);
+        assert_eq!(look(&mut tracker, &socket(1, 11), None), None);
     }
 
     #[test]
     fn the_same_ends_may_belong_to_another_later() {
         let mut tracker = Tracker::new(0);
-        assert_eq!(look(&mut tracker, 100, &socket(1, 60_000), Some(closed(7))), Some(7));
-        assert_eq!(look(&mut tracker, 101, &socket(1, 59_900), Some(closed(8))), Some(8));
-        // The second owner was missed: the first is not named in its place.
-        assert_eq!(look(&mut tracker, 111, &socket(1, 59_900), None), None);
+        assert_eq!(look(&mut tracker, &socket(1, 11), Some(closed(7))), Some(7));
+        assert_eq!(look(&mut tracker, &socket(1, 12), Some(closed(8))), Some(8));
+        // The third owner was missed: the second is not named in its place.
+        assert_eq!(look(&mut tracker, &socket(1, 13), None), None);
     }
 
     #[test]
