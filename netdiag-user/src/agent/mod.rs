@@ -380,7 +380,7 @@ fn status(health: &Health) -> String {
     let state = health.ready();
     match state.problems.as_slice() {
         [] => "watching; nothing wrong with the agent itself".to_owned(),
-        some => format!("{}: {}", state.status, some.join("; ")),
+        some => format!("{}: {}", <&str>::from(state.status), some.join("; ")),
     }
 }
 
