@@ -27,8 +27,8 @@ pub struct Owned {
     pub family: Family,
     pub local: SocketAddr,
     pub peer: SocketAddr,
-    /// When it came to TIME_WAIT, `CLOCK_MONOTONIC`.
-    pub born_ns: u64,
+    /// As sock_diag shows it.
+    pub cookie: u64,
     /// Index into [`Owners::closers`].
     pub closer: usize,
 }
@@ -44,9 +44,8 @@ impl Tracker {
                 owners.closers.push(Closer::clone(closer));
                 owners.closers.len() - 1
             });
-            let (netns, TimeWait { family, local, peer, .. }) = key::socket(key);
-            let born_ns = known.born_ns;
-            owners.sockets.push(Owned { netns, family, local, peer, born_ns, closer: place });
+            let (netns, TimeWait { family, local, peer, cookie, .. }) = key::socket(key, known.cookie);
+            owners.sockets.push(Owned { netns, family, local, peer, cookie, closer: place });
         }
         owners
     }
@@ -58,10 +57,10 @@ impl From<Owners> for Tracker {
         let mut tracker = Self::new(owners.since_ns);
         let closers: Vec<Rc<Closer>> = owners.closers.into_iter().map(Rc::new).collect();
         for one in owners.sockets {
-            let Owned { netns, family, local, peer, born_ns, closer } = one;
-            let key = key::key(netns, &TimeWait { family, local, peer, timer_ms: 0 });
+            let Owned { netns, family, local, peer, cookie, closer } = one;
+            let key = key::key(netns, &TimeWait { family, local, peer, cookie, timer_ms: 0 });
             if let (Some(key), Some(closer)) = (key, closers.get(closer)) {
-                tracker.remember(key, Known { born_ns, closer: Some(Rc::clone(closer)) });
+                tracker.remember(key, Known { cookie, closer: Some(Rc::clone(closer)) });
             }
         }
         tracker
