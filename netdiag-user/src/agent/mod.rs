@@ -121,7 +121,7 @@ impl Agent {
         let observer = tally.clone();
         engine.observe(move |event, reasons| observer.record(event, reasons));
         own::probes(&mut engine, &board);
-        let own = Own { latency: config.metrics.latency, ..Own::default() };
+        let own = Own::new(config.metrics.latency);
         let writer = if config.history.enabled {
             let queue = config.history.queue.get();
             let writer = Writer::start(settings(&config), queue, Arc::clone(&say));
