@@ -17,6 +17,8 @@ const SMALL: &[(&str, u32)] = &[
     ("SOCKETS", 1),
     ("SOCKET_IDS", 1),
     ("TIMELINES", 1),
+    ("LISTENING", 1),
+    ("LAST_LISTENERS", 1),
     ("LIMITS", 1),
     ("TRACKED", 1),
     ("INTEREST", 1),

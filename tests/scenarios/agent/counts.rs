@@ -81,9 +81,25 @@ pub fn labels_are_bounded() -> Result<()> {
     const BY_DESTINATION: &str = "netdiag_connection_failures_by_destination_total";
     agent.wait_for(BY_DESTINATION, &["destination=\"other\""], 7.0, SOON)?;
     let text = agent.get("/metrics")?.body;
-    let series = text.lines().filter(|line| line.starts_with(&format!("{BY_DESTINATION}{{"))).count();
-    ensure!(series == 4, "{series} series: {text}");
+    let series =
+        |text: &str, name: &str| text.lines().filter(|line| line.starts_with(&format!("{name}{{"))).count();
+    ensure!(series(&text, BY_DESTINATION) == 4, "{text}");
     agent.wait_for("netdiag_label_values_folded_total", &[BY_DESTINATION], 7.0, SOON)?;
+
+    const TIME_WAIT: &str = "netdiag_time_wait_sockets_by_destination";
+    let _echo = servers::echo(&host.namespace, Family::V4.any(18774))?;
+    for last in 1..8 {
+        let end = std::net::SocketAddr::from(([127, 0, 0, last], 18774));
+        host.namespace.run(&clients::connect(end)?)?.exits(0)?;
+    }
+    agent.wait_for(TIME_WAIT, &["destination=\"other\""], 4.0, LOOKS)?;
+    let text = agent.get("/metrics")?.body;
+    ensure!(series(&text, TIME_WAIT) == 4, "{text}");
+    ensure!(series(&text, "netdiag_time_wait_sockets") <= 4, "{text}");
+    // Two paths with 25 bounds and one more for the rest.
+    for name in ["netdiag_connect_latency_seconds_bucket", "netdiag_rtt_seconds_bucket"] {
+        ensure!(series(&text, name) == 2 * 26, "{text}");
+    }
     agent.stop()?;
     Ok(())
 }

@@ -35,7 +35,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::healthy("agent_latency_of_each_connection", latency::counts_each_connection).alone(),
     Scenario::healthy("agent_latency_local_apart", latency::tells_local_connections_apart).alone(),
     Scenario::healthy("agent_does_without_latency", latency::does_without),
-    Scenario::healthy("agent_labels_are_bounded", counts::labels_are_bounded),
+    Scenario::healthy("agent_labels_are_bounded", counts::labels_are_bounded).limit(Duration::from_secs(120)),
     Scenario::healthy("agent_pages", counts::pages),
     Scenario::healthy("agent_full_disk", disk::full),
     Scenario::healthy("agent_read_only_disk", disk::read_only),
