@@ -208,8 +208,11 @@ mod tests {
     #[test]
     fn one_that_was_never_seen_has_what_the_kernel_told() {
         let mut holders = LastHolders::default();
-        let found =
-            holders.of_port(80, &[noted("10.0.0.1:80", GONE, 0, 50), noted("10.0.0.2:80", 0, 0, 60)], 100);
+        let found = holders.of_port(
+            80,
+            &[noted("10.0.0.1:80", GONE, 0, 50_000), noted("10.0.0.2:80", 0, 0, 60_000)],
+            100_000,
+        );
         let [nobody, one] = &found[..] else { panic!("{found:?}") };
         let process = one.process.as_ref().unwrap();
         assert_eq!((process.pid, process.comm.as_str(), one.since_us), (GONE, "gone", None));

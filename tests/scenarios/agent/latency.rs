@@ -18,69 +18,87 @@ const LATE: Duration = Duration::from_millis(550);
 /// The highest bound below that.
 const BELOW: f64 = 0.524_288;
 
+/// The counts are those of the whole machine, where others may connect, too: so often for a moment in which nobody does.
+const ATTEMPTS: usize = 8;
+
 /// How many values were at most so large.
-fn within(agent: &Agent, metric: &str, path: &str, bound: f64) -> Result<f64> {
-    agent.metric(&format!("{metric}_bucket"), &[path, &format!("le=\"{bound}\"")])
+fn within(agent: &Agent, metric: &str, bound: f64) -> Result<f64> {
+    agent.metric(&format!("{metric}_bucket"), &[NETWORK, &format!("le=\"{bound}\"")])
 }
 
 fn count(agent: &Agent, metric: &str, path: &str) -> Result<f64> {
     agent.metric(&format!("{metric}_count"), &[path])
 }
 
+fn wait_for(agent: &Agent, metric: &str, path: &str, least: f64) -> Result<()> {
+    agent.wait_for(&format!("{metric}_count"), &[path], least, SOON)
+}
+
+/// Starts one, and waits for its first look.
+fn start(home: &Home) -> Result<Agent> {
+    let agent = Agent::start(home, &[])?;
+    agent.wait_for(&format!("{CONNECT}_bucket"), &[], 0.0, SOON)?;
+    Ok(agent)
+}
+
+/// Tries until the numbers are exactly as expected.
+fn once(attempt: impl Fn() -> Result<()>) -> Result<()> {
+    let mut outcome = attempt();
+    for _ in 1..ATTEMPTS {
+        if outcome.is_ok() {
+            break;
+        }
+        outcome = attempt();
+    }
+    outcome
+}
+
 /// Each connection that was made counts once, and both its ends' round-trip times; what was refused, given up or
 /// timed out does not. A host that answers late is in the bucket of its delay.
 pub fn counts_each_connection() -> Result<()> {
     let (home, net) = (Home::new()?, Topology::new()?);
-    let late = Behaviour::AnswerLate(LATE);
-    let _remote = Remote::start(
-        &net.router,
-        &[(80, late), (81, Behaviour::Silent), (82, Behaviour::Reset { ttl: 60 })],
-    )?;
+    let ports =
+        [(80, Behaviour::AnswerLate(LATE)), (81, Behaviour::Silent), (82, Behaviour::Reset { ttl: 60 })];
+    let _remote = Remote::start(&net.router, &ports)?;
     let echoes = Family::BOTH.map(|family| family.server(18897));
     let _echoes = [servers::echo(&net.server, echoes[0])?, servers::echo(&net.server, echoes[1])?];
-    let agent = Agent::start(&home, &[])?;
-    agent.wait_for(&format!("{CONNECT}_bucket"), &[], 0.0, SOON)?;
-    let before = [CONNECT, ROUND_TRIP].map(|metric| count(&agent, metric, NETWORK));
-    let [connects, round_trips] = before;
-    let (connects, round_trips) = (connects?, round_trips?);
-
-    for family in Family::BOTH {
-        net.client
-            .run(&clients::steps(&format!("connect={}", family.server(18898)))?)?
-            .says("ECONNREFUSED")?;
-        net.client.run(&clients::steps(&format!("connect={}", family.remote(82)))?)?.says("ECONNREFUSED")?;
-        net.client.run(&clients::steps(&format!("connect={},300", family.remote(81)))?)?.says("gave up")?;
-    }
-    for echo in echoes {
-        net.client.run(&clients::steps(&format!("churn=15,{echo}"))?)?.says("connected 15")?;
-    }
-    agent.wait_for(&format!("{CONNECT}_count"), &[NETWORK], connects + 30.0, SOON)?;
-    agent.wait_for(&format!("{ROUND_TRIP}_count"), &[NETWORK], round_trips + 60.0, SOON)?;
-    let (now, ends) = (count(&agent, CONNECT, NETWORK)?, count(&agent, ROUND_TRIP, NETWORK)?);
-    ensure!(
-        (now, ends) == (connects + 30.0, round_trips + 60.0),
-        "{now} after {connects}, {ends} after {round_trips}"
-    );
-
-    let (fast, near) =
-        (within(&agent, CONNECT, NETWORK, BELOW)?, within(&agent, ROUND_TRIP, NETWORK, BELOW)?);
-    let mut slowest = LATE;
-    for family in Family::BOTH {
-        let output = net.client.run(&clients::steps(&format!("connect={} close", family.remote(80)))?)?;
-        output.says("connected")?;
-        slowest = slowest.max(output.elapsed);
-    }
-    agent.wait_for(&format!("{CONNECT}_count"), &[NETWORK], now + 2.0, SOON)?;
-    agent.wait_for(&format!("{ROUND_TRIP}_count"), &[NETWORK], ends + 2.0, SOON)?;
-    ensure!(within(&agent, CONNECT, NETWORK, BELOW)? == fast, "{}", agent.get("/metrics")?.body);
-    ensure!(within(&agent, ROUND_TRIP, NETWORK, BELOW)? == near, "{}", agent.get("/metrics")?.body);
-    let bound = std::iter::successors(Some(BELOW), |bound| Some(bound * 2.0));
-    let above = bound.skip_while(|bound| *bound < slowest.as_secs_f64()).next().unwrap_or(BELOW);
-    ensure!(
-        within(&agent, CONNECT, NETWORK, above)? == now + 2.0,
-        "{above}: {}",
-        agent.get("/metrics")?.body
-    );
+    let agent = start(&home)?;
+    let client = |steps: &str| net.client.run(&clients::steps(steps)?);
+    once(|| {
+        let (connects, ends) = (count(&agent, CONNECT, NETWORK)?, count(&agent, ROUND_TRIP, NETWORK)?);
+        for family in Family::BOTH {
+            client(&format!("connect={}", family.server(18898)))?.says("ECONNREFUSED")?;
+            client(&format!("connect={}", family.remote(82)))?.says("ECONNREFUSED")?;
+            client(&format!("connect={},300", family.remote(81)))?.says("gave up")?;
+        }
+        for echo in echoes {
+            client(&format!("churn=15,{echo}"))?.says("connected 15")?;
+        }
+        wait_for(&agent, CONNECT, NETWORK, connects + 30.0)?;
+        wait_for(&agent, ROUND_TRIP, NETWORK, ends + 60.0)?;
+        let more = (count(&agent, CONNECT, NETWORK)? - connects, count(&agent, ROUND_TRIP, NETWORK)? - ends);
+        ensure!(more == (30.0, 60.0), "{more:?} connects and ends of 30 connections");
+        Ok(())
+    })?;
+    once(|| {
+        let (connects, ends) = (count(&agent, CONNECT, NETWORK)?, count(&agent, ROUND_TRIP, NETWORK)?);
+        let fast = [CONNECT, ROUND_TRIP].map(|metric| within(&agent, metric, BELOW).unwrap_or(-1.0));
+        let mut slowest = LATE;
+        for family in Family::BOTH {
+            let output = client(&format!("connect={} close", family.remote(80)))?;
+            output.says("connected")?;
+            slowest = slowest.max(output.elapsed);
+        }
+        wait_for(&agent, CONNECT, NETWORK, connects + 2.0)?;
+        wait_for(&agent, ROUND_TRIP, NETWORK, ends + 2.0)?;
+        let now = [CONNECT, ROUND_TRIP].map(|metric| within(&agent, metric, BELOW).unwrap_or(-1.0));
+        ensure!(now == fast, "{now:?} after {fast:?} below {BELOW} s");
+        let mut bounds = std::iter::successors(Some(BELOW), |bound| Some(bound * 2.0));
+        let above = bounds.find(|bound| *bound >= slowest.as_secs_f64()).unwrap_or(BELOW);
+        let all = within(&agent, CONNECT, above)?;
+        ensure!(all == connects + 2.0, "{all} below {above} s and not {}", connects + 2.0);
+        Ok(())
+    })?;
     agent.stop()?;
     Ok(())
 }
@@ -105,17 +123,19 @@ print('done')
     let _echo = servers::echo(&net.server, echo)?;
     let own = [Family::V4.loopback(18900), Family::V6.loopback(18900)];
     let _own = [servers::echo(&net.client, own[0])?, servers::echo(&net.client, own[1])?];
-    let agent = Agent::start(&home, &[])?;
-    agent.wait_for(&format!("{CONNECT}_bucket"), &[], 0.0, SOON)?;
-    let (network, local) = (count(&agent, CONNECT, NETWORK)?, count(&agent, CONNECT, LOCAL)?);
+    let agent = start(&home)?;
     let (host, port) = (echo.ip().to_string(), echo.port().to_string());
-    net.client.run(&["python3", "-c", SCRIPT, &host, &port])?.exits(0)?.says("done")?;
-    for end in own {
-        net.client.run(&clients::steps(&format!("churn=40,{end}"))?)?.says("connected 40")?;
-    }
-    agent.wait_for(&format!("{CONNECT}_count"), &[LOCAL], local + 80.0, SOON)?;
-    let now = count(&agent, CONNECT, NETWORK)?;
-    ensure!(now == network + 2.0, "{now} after {network}: {}", agent.get("/metrics")?.body);
+    once(|| {
+        let (network, local) = (count(&agent, CONNECT, NETWORK)?, count(&agent, CONNECT, LOCAL)?);
+        net.client.run(&["python3", "-c", SCRIPT, &host, &port])?.exits(0)?.says("done")?;
+        for end in own {
+            net.client.run(&clients::steps(&format!("churn=40,{end}"))?)?.says("connected 40")?;
+        }
+        wait_for(&agent, CONNECT, LOCAL, local + 80.0)?;
+        let more = count(&agent, CONNECT, NETWORK)? - network;
+        ensure!(more == 2.0, "{more} connects over the network and not 2");
+        Ok(())
+    })?;
     agent.stop()?;
     Ok(())
 }

@@ -32,8 +32,12 @@ pub const SCENARIOS: &[Scenario] = &[
         .limit(Duration::from_secs(120)),
     Scenario::healthy("agent_does_without_owners", counts::does_without_owners),
     // The counts are those of the whole machine.
-    Scenario::healthy("agent_latency_of_each_connection", latency::counts_each_connection).alone(),
-    Scenario::healthy("agent_latency_local_apart", latency::tells_local_connections_apart).alone(),
+    Scenario::healthy("agent_latency_of_each_connection", latency::counts_each_connection)
+        .limit(Duration::from_secs(120))
+        .alone(),
+    Scenario::healthy("agent_latency_local_apart", latency::tells_local_connections_apart)
+        .limit(Duration::from_secs(120))
+        .alone(),
     Scenario::healthy("agent_does_without_latency", latency::does_without),
     Scenario::healthy("agent_labels_are_bounded", counts::labels_are_bounded).limit(Duration::from_secs(120)),
     Scenario::healthy("agent_pages", counts::pages),

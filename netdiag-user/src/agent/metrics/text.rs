@@ -70,11 +70,8 @@ fn write_histogram(
     let mut family = encoder.encode_descriptor(metric.name, metric.help, None, MetricType::Histogram)?;
     for (label, Distribution { buckets, sum }) in labelled {
         let count = buckets.iter().map(|(_, count)| count).sum();
-        // The library's name for the last bucket's bound.
-        let bound = |bound: f64| if bound.is_finite() { bound } else { f64::MAX };
-        let buckets: Vec<(f64, u64)> = buckets.iter().map(|(upper, count)| (bound(*upper), *count)).collect();
         let labels: Vec<(&str, &str)> = metric.labels.iter().map(|name| (*name, *label)).collect();
-        family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(*sum, count, &buckets, None)?;
+        family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(*sum, count, buckets, None)?;
     }
     Ok(())
 }
