@@ -37,6 +37,7 @@ pub struct Config {
     pub socket: PathBuf,
     pub run_dir: PathBuf,
     pub heartbeat: Span,
+    pub owners: bool,
     pub history: History,
     pub metrics: Metrics,
     pub budget: Budget,
@@ -57,6 +58,7 @@ pub struct History {
 #[serde(default, deny_unknown_fields)]
 pub struct Metrics {
     pub top: Within<1, 1_000>,
+    pub latency: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +83,7 @@ impl Default for Config {
             socket: PathBuf::new(),
             run_dir: "/run/netdiag".into(),
             heartbeat: Span::from_secs(30),
+            owners: true,
             history: History::default(),
             metrics: Metrics::default(),
             budget: Budget::default(),
@@ -103,7 +106,7 @@ impl Default for History {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { top: Within::new(50) }
+        Self { top: Within::new(50), latency: true }
     }
 }
 

@@ -30,6 +30,7 @@ use crate::engine::{Engine, Explained, Spent, matches, may_match};
 use crate::filter::Filter;
 use crate::kernel::loader::Options;
 use crate::output::{Clock, Folder, Report};
+pub use census::Asker;
 use census::Census;
 use config::Config;
 use governor::{Budget, Change, Governor};
@@ -75,7 +76,8 @@ pub struct Agent {
     health: Health,
     own: Own,
     governor: Governor,
-    census: Census,
+    /// None where it is not wanted.
+    census: Option<Census>,
     manager: Manager,
     say: Say,
     // In the order in which they must go: the store is closed while its lock is held.
@@ -110,10 +112,16 @@ impl Agent {
         let health = Health::new(config.heartbeat.get());
         let tally = Tally::new(Arc::clone(&board), Rc::clone(&heartbeat));
         let attach = options.attach.or(config.attach.family());
-        let mut engine = Engine::start(Options { attach, ..options })?;
+        let mut engine = Engine::start(Options {
+            attach,
+            owners: config.owners,
+            latency: config.metrics.latency,
+            ..options
+        })?;
         let observer = tally.clone();
         engine.observe(move |event, reasons| observer.record(event, reasons));
         own::probes(&mut engine, &board);
+        let own = Own::new(config.metrics.latency);
         let writer = if config.history.enabled {
             let queue = config.history.queue.get();
             let writer = Writer::start(settings(&config), queue, Arc::clone(&say));
@@ -126,7 +134,9 @@ impl Agent {
             Server::start(config.listen.0, socket, pages::of(&board, &health)).map_err(AgentError::Listen)?;
         board.set(&metrics::BUILD, &[env!("CARGO_PKG_VERSION")], 1.0);
         board.set(&metrics::STARTED, &[], seconds(Timestamp::now()));
-        let census = Census::start(Arc::clone(&board)).map_err(system("no thread to count sockets"))?;
+        let noted = engine.session().take_owners();
+        let census = noted.map(|noted| Census::start(Arc::clone(&board), noted));
+        let census = census.transpose().map_err(system("no thread to count sockets"))?;
         let governor = Governor::new(budget(&config));
         let mut agent = Self {
             filter: None,
@@ -138,7 +148,7 @@ impl Agent {
             tally,
             heartbeat,
             health,
-            own: Own::default(),
+            own,
             governor,
             census,
             manager: Manager::new(),
@@ -160,6 +170,11 @@ impl Agent {
             places.push(self.config.socket.display().to_string());
         }
         if places.is_empty() { "nowhere".to_owned() } else { places.join(" and ") }
+    }
+
+    /// Asks who closed what is in TIME_WAIT and who held a port last, from any thread. `None`: the configuration does without.
+    pub fn asker(&self) -> Option<Asker> {
+        self.census.as_ref().map(Census::asker)
     }
 
     /// Tells the service manager that it has started.
@@ -234,7 +249,8 @@ impl Agent {
     /// Keeps within the budget.
     fn govern(&mut self) {
         let spent = self.engine.spent();
-        let spent = Spent { owners_ns: spent.owners_ns + self.census.spent_ns(), ..spent };
+        let counting = self.census.as_ref().map_or(0, Census::spent_ns);
+        let spent = Spent { owners_ns: spent.owners_ns + counting, ..spent };
         let Some(usage) = self.own.usage(spent, &self.board) else { return };
         if let Some(change) = self.governor.judge(&usage) {
             let cost = format!("{:.2} % of a processor, {} MB", usage.cpu * 100.0, usage.memory / 1_000_000);
@@ -250,7 +266,9 @@ impl Agent {
         }
         let shed = self.governor.shed();
         self.engine.shed(shed);
-        self.census.shed(shed.owners);
+        if let Some(census) = &self.census {
+            census.shed(shed.owners);
+        }
         let flag = |on: bool| f64::from(u8::from(on));
         for (name, on) in [("wire", shed.wire), ("samples", shed.samples), ("owners", shed.owners)] {
             self.board.set(&metrics::SHED, &[name], flag(on));

@@ -3,6 +3,7 @@
 mod config;
 mod counts;
 mod disk;
+mod latency;
 mod life;
 mod store;
 
@@ -27,7 +28,18 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::healthy("agent_counts_the_firewall_s_rule", counts::counts_the_firewall_s_rule)
         .needs(&[Need::Nftables]),
     Scenario::healthy("agent_counts_sockets", counts::counts_sockets),
-    Scenario::healthy("agent_labels_are_bounded", counts::labels_are_bounded),
+    Scenario::healthy("agent_tells_whose_time_wait", counts::tells_whose_time_wait)
+        .limit(Duration::from_secs(120)),
+    Scenario::healthy("agent_does_without_owners", counts::does_without_owners),
+    // The counts are those of the whole machine.
+    Scenario::healthy("agent_latency_of_each_connection", latency::counts_each_connection)
+        .limit(Duration::from_secs(120))
+        .alone(),
+    Scenario::healthy("agent_latency_local_apart", latency::tells_local_connections_apart)
+        .limit(Duration::from_secs(120))
+        .alone(),
+    Scenario::healthy("agent_does_without_latency", latency::does_without),
+    Scenario::healthy("agent_labels_are_bounded", counts::labels_are_bounded).limit(Duration::from_secs(120)),
     Scenario::healthy("agent_pages", counts::pages),
     Scenario::healthy("agent_full_disk", disk::full),
     Scenario::healthy("agent_read_only_disk", disk::read_only),

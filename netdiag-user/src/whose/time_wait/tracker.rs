@@ -4,11 +4,16 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
+use netdiag_ebpf::records::{TimeWaitKey, TimeWaitOwner};
+use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
+use super::age;
+use super::key::key;
 use crate::enrich::cgroup_ids::CgroupIds;
 use crate::enrich::process::{self, Process};
-use crate::enrich::sockets::SocketInfo;
+use crate::enrich::time_wait::TimeWait;
 use crate::probes::{Closed, time_wait};
 
 /// Sockets beyond this number are not remembered, and count as missed.
@@ -17,7 +22,7 @@ const MAX_SOCKETS: usize = 1 << 18;
 const START_MARGIN: Duration = Duration::from_millis(500);
 
 /// The process that closed a socket.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Closer {
     /// Thread group id; 0 where it is one of several with that name.
     pub pid: u32,
@@ -59,35 +64,75 @@ impl Closer {
     }
 }
 
-type Key = [u8; 48];
-
+/// What is known of a socket.
 #[derive(Debug, Clone)]
-struct Known {
+pub(super) struct Known {
     /// The connection's, which stays in TIME_WAIT; the age does not tell: a retransmitted FIN begins the minute anew.
-    cookie: u64,
-    closer: Option<Rc<Closer>>,
+    pub(super) cookie: u64,
+    pub(super) closer: Option<Rc<Closer>>,
+}
+
+/// Sockets whose owner cannot be told although they were closed while the kernel side watched, since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Missed {
+    /// The kernel side had no owner, or had forgotten it.
+    pub not_noted: u64,
+    /// There were more sockets than can be remembered.
+    pub beyond: u64,
 }
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Tracker {
     since_ns: u64,
-    known: HashMap<Key, Known>,
+    max: usize,
+    /// When it looked, and when it did so before.
+    looks_ns: [u64; 2],
+    known: HashMap<TimeWaitKey, Known>,
     /// What is still there, as it is found.
-    next: HashMap<Key, Known>,
-    closers: HashMap<u32, Rc<Closer>>,
+    next: HashMap<TimeWaitKey, Known>,
+    /// By process id and the name of the thread that closed: such ids are used again.
+    closers: HashMap<(u32, SmolStr), Rc<Closer>>,
     cgroups: CgroupIds,
+    missed: Missed,
 }
 
 impl Tracker {
     /// `since_ns`: when the kernel side began to watch, `CLOCK_MONOTONIC`.
     pub fn new(since_ns: u64) -> Self {
+        Self::bounded(since_ns, MAX_SOCKETS)
+    }
+
+    /// One that remembers so many sockets.
+    pub fn bounded(since_ns: u64, max: usize) -> Self {
         Self {
             since_ns,
+            max,
+            looks_ns: [since_ns; 2],
             known: HashMap::new(),
             next: HashMap::new(),
             closers: HashMap::new(),
             cgroups: CgroupIds::default(),
+            missed: Missed::default(),
+        }
+    }
+
+    /// Since when the kernel side watches.
+    pub fn since_ns(&self) -> u64 {
+        self.since_ns
+    }
+
+    pub fn missed(&self) -> Missed {
+        self.missed
+    }
+
+    pub(super) fn known(&self) -> &HashMap<TimeWaitKey, Known> {
+        &self.known
+    }
+
+    pub(super) fn remember(&mut self, key: TimeWaitKey, known: Known) {
+        if self.known.len() < self.max {
+            self.known.insert(key, known);
         }
     }
 
@@ -97,7 +142,9 @@ impl Tracker {
         age + START_MARGIN < watched
     }
 
-    pub(super) fn begin(&mut self) {
+    /// A look begins at that time.
+    pub(super) fn begin(&mut self, now_ns: u64) {
+        self.looks_ns = [now_ns, self.looks_ns[0]];
         self.next.clear();
     }
 
@@ -105,17 +152,28 @@ impl Tracker {
     pub(super) fn see(
         &mut self,
         netns: u64,
-        socket: &SocketInfo,
-        take: &mut impl FnMut(u64, &SocketInfo) -> Option<Closed>,
+        socket: &TimeWait,
+        now_ns: u64,
+        take: &mut impl FnMut(&TimeWaitKey) -> Option<TimeWaitOwner>,
     ) -> Option<Rc<Closer>> {
-        let key = time_wait::key(netns, socket)?;
+        let key = key(netns, socket)?;
+        let age = age(socket.timer_ms);
         let before = self.known.remove(&key).filter(|known| known.cookie == socket.cookie);
+        let is_new = before.is_none() && now_ns.saturating_sub(age.as_nanos() as u64) > self.looks_ns[1];
         let closer = match before.and_then(|known| known.closer) {
             Some(closer) => Some(closer),
-            None => take(netns, socket).map(|closed| self.closer(&closed)),
+            None => {
+                let closed = take(&key).as_ref().and_then(time_wait::decode);
+                closed.map(|closed| self.closer(&closed, now_ns))
+            }
         };
-        if self.next.len() < MAX_SOCKETS {
+        if closer.is_none() && is_new && self.was_watched(age, now_ns) {
+            self.missed.not_noted += 1;
+        }
+        if self.next.len() < self.max {
             self.next.insert(key, Known { cookie: socket.cookie, closer: closer.clone() });
+        } else if is_new {
+            self.missed.beyond += 1;
         }
         closer
     }
@@ -127,13 +185,13 @@ impl Tracker {
         self.closers.retain(|_, closer| Rc::strong_count(closer) > 1);
     }
 
-    fn closer(&mut self, closed: &Closed) -> Rc<Closer> {
+    fn closer(&mut self, closed: &Closed, now_ns: u64) -> Rc<Closer> {
         let owner = &closed.owner;
-        if let Some(known) = self.closers.get(&owner.pid) {
+        let who = (owner.pid, owner.comm.clone());
+        if let Some(known) = self.closers.get(&who) {
             return Rc::clone(known);
         }
-        // Another thread's name tells nothing; another process with that number is unlikely within a minute.
-        let process = process::read(owner.pid);
+        let process = process::read(owner.pid).filter(|_| was_there(closed, now_ns));
         let cgroup = process.is_none().then(|| self.cgroups.path(owner.cgroup)).flatten();
         let closer = Rc::new(Closer {
             pid: owner.pid,
@@ -143,9 +201,18 @@ impl Tracker {
             cgroup,
             by_kernel: closed.by_kernel,
         });
-        self.closers.insert(owner.pid, Rc::clone(&closer));
+        self.closers.insert(who, Rc::clone(&closer));
         closer
     }
+}
+
+/// Whether the process that has this number now was there when the socket was closed.
+fn was_there(closed: &Closed, now_ns: u64) -> bool {
+    /// A process' start is told in hundredths of a second.
+    const MARGIN: SignedDuration = SignedDuration::from_millis(20);
+    let since_close = SignedDuration::from_nanos(now_ns.saturating_sub(closed.time_ns).cast_signed());
+    process::started(closed.owner.pid)
+        .is_some_and(|started| Timestamp::now().duration_since(started) + MARGIN >= since_close)
 }
 
 /// What is left of a process that has ended.
@@ -156,27 +223,39 @@ fn ended(closed: &Closed, cgroup: &str) -> Process {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use netdiag_ebpf::records::Owner;
+
     use super::*;
-    use crate::enrich::sockets::{Family, Protocol, State};
-    use crate::probes::Owner;
+    use crate::enrich::sockets::Family;
+    use crate::whose::time_wait::Owners;
 
     const SECOND: u64 = 1_000_000_000;
 
-    fn socket(port: u16, cookie: u64) -> SocketInfo {
-        let local = std::net::SocketAddr::from(([10, 0, 0, 1], port));
-        SocketInfo { local, cookie, ..SocketInfo::new(Family::Inet, Protocol::Tcp, State::TimeWait) }
+    /// In TIME_WAIT for so many seconds.
+    fn socket(port: u16, cookie: u64, age_s: u32) -> TimeWait {
+        let local = SocketAddr::from(([10, 0, 0, 1], port));
+        let peer = SocketAddr::from(([10, 0, 0, 2], 80));
+        TimeWait { family: Family::Inet, local, peer, cookie, timer_ms: 60_000 - 1_000 * age_s }
     }
 
-    fn closed(pid: u32) -> Closed {
+    fn closed(pid: u32) -> TimeWaitOwner {
         // No process has this number (PID_MAX_LIMIT is 4,194,304).
-        let pid = pid + 5_000_000;
-        let owner = Owner { pid, tid: pid, uid: 0, cgroup: 0, comm: "gone".into() };
-        Closed { time_ns: 0, owner, by_kernel: false }
+        let mut owner = Owner { tgid: pid + 5_000_000, ..Owner::default() };
+        owner.comm[..4].copy_from_slice(b"gone");
+        TimeWaitOwner { owner, ..TimeWaitOwner::default() }
     }
 
-    fn look(tracker: &mut Tracker, socket: &SocketInfo, mut kernel: Option<Closed>) -> Option<u32> {
-        tracker.begin();
-        let found = tracker.see(1, socket, &mut |_, _| kernel.take());
+    fn look(
+        tracker: &mut Tracker,
+        now_s: u64,
+        socket: &TimeWait,
+        mut kernel: Option<TimeWaitOwner>,
+    ) -> Option<u32> {
+        let now_ns = now_s * SECOND;
+        tracker.begin(now_ns);
+        let found = tracker.see(1, socket, now_ns, &mut |_| kernel.take());
         tracker.end();
         found.map(|closer| closer.pid - 5_000_000)
     }
@@ -184,20 +263,22 @@ mod tests {
     #[test]
     fn is_remembered_while_it_waits() {
         let mut tracker = Tracker::new(0);
-        assert_eq!(look(&mut tracker, &socket(1, 11), Some(closed(7))), Some(7));
-        assert_eq!(look(&mut tracker, &socket(1, 11), None), Some(7));
-        assert_eq!(look(&mut tracker, &socket(2, 12), None), None);
+        assert_eq!(look(&mut tracker, 100, &socket(1, 11, 0), Some(closed(7))), Some(7));
+        assert_eq!(look(&mut tracker, 130, &socket(1, 11, 30), None), Some(7));
+        // The FIN came once more, and the minute began anew.
+        assert_eq!(look(&mut tracker, 131, &socket(1, 11, 0), None), Some(7));
+        assert_eq!(look(&mut tracker, 132, &socket(2, 12, 0), None), None);
         // It was gone for a look.
-        assert_eq!(look(&mut tracker, &socket(1, 11), None), None);
+        assert_eq!(look(&mut tracker, 133, &socket(1, 11, 2), None), None);
     }
 
     #[test]
     fn the_same_ends_may_belong_to_another_later() {
         let mut tracker = Tracker::new(0);
-        assert_eq!(look(&mut tracker, &socket(1, 11), Some(closed(7))), Some(7));
-        assert_eq!(look(&mut tracker, &socket(1, 12), Some(closed(8))), Some(8));
+        assert_eq!(look(&mut tracker, 100, &socket(1, 11, 0), Some(closed(7))), Some(7));
+        assert_eq!(look(&mut tracker, 101, &socket(1, 12, 0), Some(closed(8))), Some(8));
         // The third owner was missed: the second is not named in its place.
-        assert_eq!(look(&mut tracker, &socket(1, 13), None), None);
+        assert_eq!(look(&mut tracker, 102, &socket(1, 13, 0), None), None);
     }
 
     #[test]
@@ -206,5 +287,58 @@ mod tests {
         assert!(!tracker.was_watched(Duration::from_secs(5), 105 * SECOND));
         assert!(!tracker.was_watched(Duration::from_millis(4800), 105 * SECOND));
         assert!(tracker.was_watched(Duration::from_millis(4000), 105 * SECOND));
+    }
+
+    #[test]
+    fn each_miss_counts_once() {
+        let mut tracker = Tracker::bounded(100 * SECOND, 1);
+        // Closed before, then unseen, then the same once more.
+        look(&mut tracker, 101, &socket(1, 11, 10), None);
+        assert_eq!(tracker.missed(), Missed::default());
+        look(&mut tracker, 110, &socket(2, 12, 3), None);
+        look(&mut tracker, 112, &socket(2, 12, 5), None);
+        assert_eq!(tracker.missed(), Missed { not_noted: 1, beyond: 0 });
+        // Two at once, with room for one.
+        for (now_s, age_s) in [(120, 2), (125, 7)] {
+            tracker.begin(now_s * SECOND);
+            for port in [3, 4] {
+                let socket = socket(port, port.into(), age_s);
+                tracker.see(1, &socket, now_s * SECOND, &mut |_| Some(closed(7)));
+            }
+            tracker.end();
+        }
+        assert_eq!(tracker.missed(), Missed { not_noted: 1, beyond: 1 });
+    }
+
+    #[test]
+    fn a_number_that_is_used_again_is_another_process() {
+        let own = std::process::id();
+        let owner = |closed_ns| Closed { time_ns: closed_ns, owner: owner_of(own), by_kernel: false };
+        let now_ns = crate::kernel::clock::now_ns();
+        assert!(was_there(&owner(now_ns), now_ns));
+        // A close ten years after boot, seen when this process was not there yet.
+        let later = now_ns + 315_360_000 * SECOND;
+        assert!(!was_there(&owner(now_ns), later));
+    }
+
+    fn owner_of(pid: u32) -> crate::probes::Owner {
+        crate::probes::Owner { pid, tid: pid, uid: 0, cgroup: 0, comm: "x".into() }
+    }
+
+    #[test]
+    fn what_is_known_can_be_handed_on() {
+        let mut tracker = Tracker::new(100);
+        tracker.begin(100 * SECOND);
+        for (port, pid) in [(1, 7), (2, 8), (3, 7)] {
+            tracker.see(1, &socket(port, port.into(), 0), 100 * SECOND, &mut |_| Some(closed(pid)));
+        }
+        tracker.see(1, &socket(4, 4, 0), 100 * SECOND, &mut |_| None);
+        tracker.end();
+        let owners = tracker.owners();
+        assert_eq!((owners.closers.len(), owners.sockets.len(), owners.since_ns), (2, 3, 100));
+        let text = serde_json::to_string(&owners).unwrap();
+        let mut other = Tracker::from(serde_json::from_str::<Owners>(&text).unwrap());
+        assert_eq!(look(&mut other, 101, &socket(3, 3, 1), None), Some(7));
+        assert_eq!(other.since_ns(), 100);
     }
 }
