@@ -1,6 +1,7 @@
 //! `netdiag agent`: the tracking and diagnosing of `watch`, made to run for months. What is diagnosed goes to the
 //! store ([`history`]) and into numbers ([`metrics`]), which HTTP shows ([`server`]).
 
+pub mod ask;
 mod census;
 pub mod config;
 mod governor;
@@ -14,6 +15,7 @@ mod own;
 mod pages;
 mod privileges;
 mod server;
+mod stream;
 mod tally;
 
 use std::cell::RefCell;
@@ -30,6 +32,8 @@ use crate::engine::{Engine, Explained, Spent, matches, may_match};
 use crate::filter::Filter;
 use crate::kernel::loader::Options;
 use crate::output::{Clock, Folder, Report};
+use crate::probes::Event;
+use ask::{Answers, Door, DropBook, Sources};
 use census::Census;
 use config::Config;
 use governor::{Budget, Change, Governor};
@@ -80,6 +84,7 @@ pub struct Agent {
     say: Say,
     // In the order in which they must go: the store is closed while its lock is held.
     server: Server,
+    _answers: Option<Answers>,
     writer: Option<Writer>,
     _locks: Vec<Lock>,
 }
@@ -102,6 +107,7 @@ impl Agent {
         if config.history.enabled {
             locks.extend(history_lock(&config.history.dir)?);
         }
+        let door = door(&config, &say);
         privileges::keep().map_err(system("cannot give up capabilities"))?;
         let heartbeat = Heartbeat::new()
             .map_err(|errno| system("no port of 127.0.0.1 for the heartbeat")(errno.into()))?;
@@ -112,7 +118,16 @@ impl Agent {
         let attach = options.attach.or(config.attach.family());
         let mut engine = Engine::start(Options { attach, ..options })?;
         let observer = tally.clone();
-        engine.observe(move |event, reasons| observer.record(event, reasons));
+        let book = Arc::new(DropBook::default());
+        let drops = Arc::clone(&book);
+        engine.observe(move |event, reasons, tracker| {
+            observer.record(event, reasons);
+            if let Event::Drop(drop) = event
+                && !observer.is_own(&drop.packet)
+            {
+                drops.add(drop, reasons, |address| tracker.symbol(address));
+            }
+        });
         own::probes(&mut engine, &board);
         let writer = if config.history.enabled {
             let queue = config.history.queue.get();
@@ -126,6 +141,11 @@ impl Agent {
             Server::start(config.listen.0, socket, pages::of(&board, &health)).map_err(AgentError::Listen)?;
         board.set(&metrics::BUILD, &[env!("CARGO_PKG_VERSION")], 1.0);
         board.set(&metrics::STARTED, &[], seconds(Timestamp::now()));
+        let sources =
+            Sources { history: config.history.enabled.then(|| config.history.dir.clone()), drops: book };
+        let since_us = Timestamp::now().as_microsecond();
+        let answers = door.map(|door| Answers::start(door, since_us, sources)).transpose();
+        let answers = answers.map_err(AgentError::Listen)?;
         let census = Census::start(Arc::clone(&board)).map_err(system("no thread to count sockets"))?;
         let governor = Governor::new(budget(&config));
         let mut agent = Self {
@@ -144,6 +164,7 @@ impl Agent {
             manager: Manager::new(),
             say,
             server,
+            _answers: answers,
             writer,
             _locks: locks,
         };
@@ -349,6 +370,15 @@ fn store(writer: Option<&Writer>, report: Report) {
     if let Some(writer) = writer {
         writer.store(report);
     }
+}
+
+/// That nobody can ask is no reason not to watch.
+fn door(config: &Config, say: &Say) -> Option<Door> {
+    let door = Door::open(&config.query_path()?, &config.query_group).inspect_err(|why| say(why)).ok()?;
+    if let Some(why) = &door.root_alone {
+        say(&format!("root alone may ask: {why}"));
+    }
+    Some(door)
 }
 
 fn budget(config: &Config) -> Budget {

@@ -18,6 +18,7 @@ mod json;
 mod owner;
 mod page;
 mod past;
+mod past_drops;
 mod path;
 mod report;
 mod sink;
@@ -43,7 +44,8 @@ pub use fold::Folder;
 pub use json::JsonLines;
 pub use owner::{KeeperReport, keeper_text};
 pub use page::page;
-pub use past::{Gap, PastHead, PastSummary, problem};
+pub use past::{Gap, PastHead, PastSummary, problem, when};
+pub use past_drops::PastDropsReport;
 pub use report::{
     ConnectionPart, CoveragePart, Endpoint, FirewallPart, Head, ProcessPart, Report, Translated,
 };

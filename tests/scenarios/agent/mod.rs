@@ -1,5 +1,6 @@
 //! `netdiag agent` finds what is injected, keeps it, counts it, and says so when it cannot.
 
+mod asked;
 mod config;
 mod counts;
 mod disk;
@@ -44,6 +45,10 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::healthy("agent_keeps_within_its_budget", life::keeps_within_its_budget)
         .needs(&[Need::Nftables])
         .limit(Duration::from_secs(120)),
+    Scenario::healthy("agent_asked_for_drops", asked::for_drops).needs(&[Need::Nftables]),
+    Scenario::healthy("agent_asked_by_its_group", asked::by_its_group)
+        .needs(&[Need::Tool("setpriv"), Need::Nftables]),
+    Scenario::healthy("agent_asked_in_vain", asked::in_vain),
     Scenario::healthy("agent_tells_systemd", life::tells_systemd),
     Scenario::healthy("agent_namespaces_come_and_go", life::namespaces_come_and_go).alone(),
 ];

@@ -7,6 +7,7 @@ mod query;
 mod redact;
 mod schema;
 mod store;
+mod tell;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -15,4 +16,5 @@ pub use fold::{Folded, Group, fold};
 pub use query::{Past, Query, Row, past};
 pub use redact::without_arguments;
 pub use store::Settings;
+pub use tell::{Told, tell};
 pub use writer::{Counts, Writer};

@@ -1,0 +1,98 @@
+//! Who can answer.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::drops::DropBook;
+use super::{Line, Request, frame};
+use crate::agent::history::{Query, Told, tell};
+use crate::filter::Filter;
+
+/// Diagnoses or problems of an answer at most: what was read is in memory until it is sent.
+const MAX_TOLD: usize = 10_000;
+/// Bytes that are sent together.
+const PIECE: usize = 64 << 10;
+
+/// What the agent knows, as far as it can be asked.
+#[derive(Debug)]
+pub struct Sources {
+    /// `None`: nothing is stored.
+    pub history: Option<PathBuf>,
+    pub drops: Arc<DropBook>,
+}
+
+/// Why an answer ends before its end.
+enum Failure {
+    /// Nobody listens any more.
+    Gone,
+    Cannot(String),
+}
+
+/// Collects lines to larger pieces.
+struct Sending<S> {
+    send: S,
+    piece: Vec<u8>,
+}
+
+impl<S: FnMut(Vec<u8>) -> bool> Sending<S> {
+    fn line(&mut self, line: &Line<impl Serialize>) -> Result<(), Failure> {
+        self.piece.extend_from_slice(&frame::line(line));
+        if self.piece.len() < PIECE { Ok(()) } else { self.flush() }
+    }
+
+    fn flush(&mut self) -> Result<(), Failure> {
+        if (self.send)(std::mem::take(&mut self.piece)) { Ok(()) } else { Err(Failure::Gone) }
+    }
+}
+
+impl Sources {
+    /// Sends the answer in pieces of whole lines; `send` says whether anybody still listens.
+    pub(super) fn answer(&self, request: Request, send: impl FnMut(Vec<u8>) -> bool) {
+        let mut sending = Sending { send, piece: Vec::new() };
+        let last = match self.items(request, &mut sending) {
+            Ok(()) => Line::<()>::End,
+            Err(Failure::Cannot(why)) => Line::Error(why),
+            Err(Failure::Gone) => return,
+        };
+        let _ = sending.line(&last).and_then(|()| sending.flush());
+    }
+
+    fn items(
+        &self,
+        request: Request,
+        sending: &mut Sending<impl FnMut(Vec<u8>) -> bool>,
+    ) -> Result<(), Failure> {
+        match request {
+            Request::Drops => {
+                self.drops.all().into_iter().try_for_each(|drop| sending.line(&Line::Item(drop)))
+            }
+            Request::History { since_us, until_us, code, filter, details } => {
+                let moment = |us| Timestamp::from_microsecond(us).unwrap_or(Timestamp::UNIX_EPOCH);
+                let filter =
+                    Filter::from_args(&filter).map_err(|error| Failure::Cannot(error.to_string()))?;
+                let dir = self.history.clone();
+                let dir = dir.ok_or_else(|| Failure::Cannot("the agent stores nothing".to_owned()))?;
+                let query = Query { dir, since: moment(since_us), until: moment(until_us), code, filter };
+                history(&query, details, sending)
+            }
+        }
+    }
+}
+
+fn history(
+    query: &Query,
+    details: bool,
+    sending: &mut Sending<impl FnMut(Vec<u8>) -> bool>,
+) -> Result<(), Failure> {
+    let mut outcome = Ok(());
+    let told = tell(query, details, MAX_TOLD, Timestamp::now(), |told: Told| {
+        outcome = sending.line(&Line::Item(told));
+        if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    told.map_err(|error| Failure::Cannot(format!("the agent cannot read the history: {error}")))?;
+    outcome
+}
