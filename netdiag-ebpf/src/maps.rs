@@ -10,7 +10,7 @@ use netdiag_ebpf::config::{DROP_REASONS, DROP_SEND, ERRNO_WORDS, PLACES, Places}
 use netdiag_ebpf::counters::{COUNTER_COUNT, Counter};
 use netdiag_ebpf::fields::{ABSENT, FIELD_COUNT, Field};
 use netdiag_ebpf::records::call::CALLS;
-use netdiag_ebpf::records::{Header, Owner, PacketInfo, PeekAnswer, Timeline, Tuple};
+use netdiag_ebpf::records::{Header, Interest, Owner, PacketInfo, PeekAnswer, Timeline, Tuple};
 
 /// Byte offset of each field of `netdiag_ebpf::fields`, written by user space before load.
 #[unsafe(no_mangle)]
@@ -115,17 +115,6 @@ pub static WATCHED_NETNS: HashMap<u32, u8> = HashMap::with_max_entries(1024, 0);
 pub struct WireScratch {
     pub packet: PacketInfo,
     pub quoted: Tuple,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Interest {
-    pub address: [u8; 16],
-    pub port: u16,
-    pub family: u16,
-    /// The port of this machine's end; 0 for any.
-    pub local_port: u16,
-    pub _pad: u16,
 }
 
 /// Packets of this remote end, or of one flow, matter from now on.

@@ -5,6 +5,18 @@
 //! as zero.
 
 use core::mem::size_of;
+use core::net::IpAddr;
+
+/// An address as records have it.
+pub const fn address(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [a, b, c, d] = ip.octets();
+            [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        }
+        IpAddr::V6(ip) => ip.octets(),
+    }
+}
 
 /// Values of [`Header::kind`].
 pub mod kind {
@@ -468,7 +480,19 @@ pub struct ExecRecord {
     pub owner: Owner,
 }
 
-/// Entries of the map of that name: closes of this machine between two looks of user space, which are a second apart.
+/// A remote end, or a flow to it, whose packets the programs of probe `wire` may send: key of the map `INTEREST`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Interest {
+    pub address: [u8; 16],
+    pub port: u16,
+    pub family: u16,
+    /// The port of this machine's end; 0 for any.
+    pub local_port: u16,
+    pub _pad: u16,
+}
+
+/// Entries of the map of that name: closes of this machine between two looks of user space.
 pub const TIME_WAIT_OWNERS: u32 = 65536;
 
 /// What a socket in TIME_WAIT is found by; source is the local end.
@@ -527,6 +551,7 @@ sizes! {
     ExecRecord = 56;
     SynAckRecord = 64;
     OverflowRecord = 104;
+    Interest = 24;
     TimeWaitKey = 48;
     TimeWaitOwner = 56;
 }

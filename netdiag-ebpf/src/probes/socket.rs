@@ -16,16 +16,18 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
-use netdiag_ebpf::config::{FLAG_ALL, FLAG_TRACK_PROCESSES};
+use netdiag_ebpf::config::{FLAG_ALL, FLAG_CLOSERS, FLAG_TRACK_PROCESSES};
 use netdiag_ebpf::counters::Counter;
 use netdiag_ebpf::fields::Field;
 use netdiag_ebpf::records::{
-    ConnectionRecord, Owner, STEPS, SocketEntry, Step, SuspectRecord, Timeline, kind, socket_flag, step,
+    ConnectionRecord, Interest, Owner, STEPS, SocketEntry, Step, SuspectRecord, Timeline, kind, socket_flag,
+    step,
 };
 
 use crate::kernel::sock::{self, state};
 use crate::kernel::{load, probe, probe_pointer, task};
-use crate::maps::{INTEREST, Interest, TIMELINES, TRACKED, config, count, send, take_interest};
+use crate::maps::{INTEREST, TIMELINES, TRACKED, config, count, send, take_interest};
+use crate::probes::time_wait;
 use crate::sockets;
 
 const IPPROTO_TCP: u16 = 6;
@@ -42,6 +44,9 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     let sk: *const c_void = ctx.arg(0);
     let old = ctx.arg::<i32>(1) as u8;
     let new = ctx.arg::<i32>(2) as u8;
+    if config() & FLAG_CLOSERS != 0 {
+        time_wait::changed(sk, old, new);
+    }
     match (old, new) {
         (_, state::SYN_SENT) => opened(sk),
         (state::LISTEN, state::CLOSE) => {}

@@ -1,19 +1,32 @@
-//! Counts sockets that no failing connection tells of: CLOSE_WAIT by process, TIME_WAIT by destination.
+//! Counts sockets that no failing connection tells of, and whose they are: TIME_WAIT by who closed them, and
+//! CLOSE_WAIT by who keeps them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::metrics::{self, Board};
 use crate::engine::now_ns;
 use crate::enrich::sockets::{State, states};
-use crate::whose::{Ask, Held, Inventory, Side};
+use crate::kernel::time_wait::Closers;
+use crate::memory;
+use crate::whose::time_wait::{Owners, Tracker};
+use crate::whose::{Ask, Inventory};
 
-/// How often. Who holds a socket is found by looking through all of /proc.
-const EVERY: Duration = Duration::from_secs(60);
+/// How often CLOSE_WAIT is counted. Who holds a socket is found by looking through all of /proc.
+const CLOSE_WAIT_EVERY: Duration = Duration::from_secs(60);
+/// How often TIME_WAIT is counted, where there is any: each must be seen once in its minute.
+const TIME_WAIT_EVERY: Duration = Duration::from_secs(15);
+/// How often it is looked whether the kernel side fills up.
+const WAKE: Duration = Duration::from_millis(500);
+/// More closes than this since the last look call for another one, before the kernel side forgets. What comes until
+/// the next time that it is looked has to fit, too.
+const CLOSES: u64 = (Closers::ROOM / 8 * 3) as u64;
+/// Sockets in TIME_WAIT whose owner is remembered.
+const REMEMBERED: usize = 1 << 16;
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -21,40 +34,36 @@ struct Shared {
     spent_ns: AtomicU64,
 }
 
-/// A thread of its own: a machine with many files takes a second. It ends when this is dropped.
+/// A thread of its own: a machine with many files takes a second. It ends when this, and all that can ask it, are
+/// dropped.
 #[derive(Debug)]
 pub struct Census {
     shared: Arc<Shared>,
-    _ends: SyncSender<()>,
+    asker: Asker,
+}
+
+/// Asks the census from any thread.
+#[derive(Debug, Clone)]
+pub struct Asker(Sender<Question>);
+
+#[derive(Debug)]
+enum Question {
+    TimeWait(SyncSender<Owners>),
 }
 
 impl Census {
     /// # Errors
     /// When the thread cannot be started.
-    pub fn start(board: Arc<Board>) -> std::io::Result<Self> {
+    pub fn start(board: Arc<Board>, closers: Closers) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        let (ends, ended) = sync_channel(0);
+        let (asker, questions) = channel();
         let own = Arc::clone(&shared);
-        thread::Builder::new().name("netdiag-census".into()).spawn(move || {
-            loop {
-                if own.shed.load(Ordering::Relaxed) {
-                    // What is not counted must not look as if nothing changed.
-                    board.replace(&metrics::CLOSE_WAIT, HashMap::new());
-                    board.replace(&metrics::TIME_WAIT, HashMap::new());
-                } else {
-                    let start = now_ns();
-                    take(&board);
-                    own.spent_ns.fetch_add(now_ns().saturating_sub(start), Ordering::Relaxed);
-                }
-                if ended.recv_timeout(EVERY) != Err(RecvTimeoutError::Timeout) {
-                    return;
-                }
-            }
-        })?;
-        Ok(Self { shared, _ends: ends })
+        let run = move || Counting::new(board, closers, own).run(&questions);
+        thread::Builder::new().name("netdiag-census".into()).spawn(run)?;
+        Ok(Self { shared, asker: Asker(asker) })
     }
 
-    /// Whether to go without.
+    /// Whether to go without. What is asked is still answered.
     pub fn shed(&self, shed: bool) {
         self.shared.shed.store(shed, Ordering::Relaxed);
     }
@@ -63,31 +72,111 @@ impl Census {
     pub fn spent_ns(&self) -> u64 {
         self.shared.spent_ns.load(Ordering::Relaxed)
     }
-}
 
-fn take(board: &Board) {
-    let all = Inventory::read(Ask { tcp: states::CLOSE_WAIT | states::TIME_WAIT, udp: 0, ports: None });
-    let in_state = |state| all.sockets.iter().filter(move |held| held.socket.state == state);
-    board.replace(&metrics::CLOSE_WAIT, count(in_state(State::CloseWait).map(process)));
-    board.replace(&metrics::TIME_WAIT, count(in_state(State::TimeWait).map(destination)));
-}
-
-fn process(held: &Held) -> String {
-    held.holder().map_or_else(|| "unknown".to_owned(), |process| process.comm.clone())
-}
-
-/// The end that was connected to.
-fn destination(held: &Held) -> String {
-    match held.side {
-        Side::Inbound => held.socket.local.to_string(),
-        Side::Outbound | Side::Unconnected => held.socket.peer.to_string(),
+    pub fn asker(&self) -> Asker {
+        self.asker.clone()
     }
 }
 
-fn count(names: impl Iterator<Item = String>) -> HashMap<String, f64> {
+impl Asker {
+    /// Who closed the sockets that are in TIME_WAIT now. `None`: there is no answer in that time.
+    pub fn time_wait(&self, patience: Duration) -> Option<Owners> {
+        let (answer, answered) = sync_channel(1);
+        self.0.send(Question::TimeWait(answer)).ok()?;
+        answered.recv_timeout(patience).ok()
+    }
+}
+
+/// The thread's own.
+struct Counting {
+    board: Arc<Board>,
+    shared: Arc<Shared>,
+    closers: Closers,
+    tracker: Tracker,
+    /// When it was last looked at TIME_WAIT, the closes until then, and how many sockets there were.
+    time_wait: Option<(Instant, u64, u64)>,
+    close_wait: Option<Instant>,
+}
+
+impl Counting {
+    fn new(board: Arc<Board>, closers: Closers, shared: Arc<Shared>) -> Self {
+        let tracker = Tracker::bounded(closers.since_ns(), REMEMBERED);
+        Self { board, shared, closers, tracker, time_wait: None, close_wait: None }
+    }
+
+    fn run(mut self, questions: &Receiver<Question>) {
+        let mut wait = Duration::ZERO;
+        loop {
+            let question = questions.recv_timeout(wait);
+            wait = WAKE;
+            let start = now_ns();
+            match question {
+                Ok(Question::TimeWait(answer)) => {
+                    self.count_time_wait();
+                    // Who asked may have left.
+                    let _ = answer.send(self.tracker.owners());
+                }
+                Err(RecvTimeoutError::Timeout) => self.count_what_is_due(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.shared.spent_ns.fetch_add(now_ns().saturating_sub(start), Ordering::Relaxed);
+        }
+    }
+
+    fn count_what_is_due(&mut self) {
+        if self.shared.shed.load(Ordering::Relaxed) {
+            if self.time_wait.is_some() || self.close_wait.is_some() {
+                (self.time_wait, self.close_wait) = (None, None);
+                // What is not counted must not look as if nothing changed.
+                for metric in [&metrics::CLOSE_WAIT, &metrics::TIME_WAIT, &metrics::TIME_WAIT_TO] {
+                    self.board.replace(metric, HashMap::new());
+                }
+            }
+            return;
+        }
+        if self.is_time_wait_due() {
+            self.count_time_wait();
+        }
+        if self.close_wait.is_none_or(|at| at.elapsed() >= CLOSE_WAIT_EVERY) {
+            self.close_wait = Some(Instant::now());
+            count_close_wait(&self.board);
+        }
+    }
+
+    fn is_time_wait_due(&self) -> bool {
+        let Some((at, closes, sockets)) = self.time_wait else { return true };
+        let more = self.closers.closes().saturating_sub(closes);
+        more >= CLOSES || (more > 0 || sockets > 0) && at.elapsed() >= TIME_WAIT_EVERY
+    }
+
+    fn count_time_wait(&mut self) {
+        // Before the sockets are listed: what is closed meanwhile counts as new.
+        let closes = self.closers.closes();
+        let counted = self.tracker.count(|key| self.closers.take(key));
+        let sockets = counted.processes.values().sum();
+        let by = counted.processes.into_iter().map(|(name, count)| (label(name.as_deref()), count as f64));
+        self.board.replace(&metrics::TIME_WAIT, by.collect());
+        let to = counted.destinations.into_iter().map(|(end, count)| (end.to_string(), count as f64));
+        self.board.replace(&metrics::TIME_WAIT_TO, to.collect());
+        let missed = self.tracker.missed();
+        self.board.set(&metrics::TIME_WAIT_MISSED, &["not-noted"], missed.not_noted as f64);
+        self.board.set(&metrics::TIME_WAIT_MISSED, &["too-many"], missed.beyond as f64);
+        if sockets as usize > REMEMBERED / 4 {
+            memory::give_back();
+        }
+        self.time_wait = Some((Instant::now(), closes, sockets));
+    }
+}
+
+fn count_close_wait(board: &Board) {
+    let all = Inventory::read(Ask { tcp: states::CLOSE_WAIT, udp: 0, ports: None });
     let mut counts = HashMap::new();
-    for name in names {
-        *counts.entry(name).or_insert(0.0) += 1.0;
+    for held in all.sockets.iter().filter(|held| held.socket.state == State::CloseWait) {
+        *counts.entry(label(held.holder().map(|process| process.comm.as_str()))).or_insert(0.0) += 1.0;
     }
-    counts
+    board.replace(&metrics::CLOSE_WAIT, counts);
+}
+
+fn label(process: Option<&str>) -> String {
+    process.unwrap_or("unknown").to_owned()
 }

@@ -80,8 +80,12 @@ metrics! {
     ESTABLISHED: Counter Own "connections_established" [] "Those of them that reached ESTABLISHED";
     CLOSE_WAIT: Gauge Open "close_wait_sockets" ["process"]
         "Connections that the peer has closed and the process has not, once a minute";
-    TIME_WAIT: Gauge Open "time_wait_sockets" ["destination"]
-        "Sockets in TIME_WAIT by the end that was connected to, once a minute";
+    TIME_WAIT: Gauge Open "time_wait_sockets" ["process"]
+        "Sockets in TIME_WAIT by the process that closed the connection; unknown: before the agent watched";
+    TIME_WAIT_TO: Gauge Open "time_wait_sockets_by_destination" ["destination"]
+        "The same by the end that was connected to";
+    TIME_WAIT_MISSED: Counter Own "time_wait_owners_missed" ["cause"]
+        "Sockets in TIME_WAIT whose owner is not known although they were closed while the agent watched";
     DROPS: Counter Own "packet_drops" ["reason"]
         "Packets that this machine dropped, by the kernel's reason, as far as they were sent or counted with one that was";
     FIREWALL_DROPS: Counter Open "firewall_drops" ["rule"]

@@ -79,7 +79,8 @@ pub struct Agent {
     health: Health,
     own: Own,
     governor: Governor,
-    census: Census,
+    /// None where it is not wanted.
+    census: Option<Census>,
     manager: Manager,
     say: Say,
     // In the order in which they must go: the store is closed while its lock is held.
@@ -116,7 +117,7 @@ impl Agent {
         let health = Health::new(config.heartbeat.get());
         let tally = Tally::new(Arc::clone(&board), Rc::clone(&heartbeat));
         let attach = options.attach.or(config.attach.family());
-        let mut engine = Engine::start(Options { attach, ..options })?;
+        let mut engine = Engine::start(Options { attach, closers: config.owners, ..options })?;
         let observer = tally.clone();
         let book = Arc::new(DropBook::default());
         let drops = Arc::clone(&book);
@@ -141,12 +142,17 @@ impl Agent {
             Server::start(config.listen.0, socket, pages::of(&board, &health)).map_err(AgentError::Listen)?;
         board.set(&metrics::BUILD, &[env!("CARGO_PKG_VERSION")], 1.0);
         board.set(&metrics::STARTED, &[], seconds(Timestamp::now()));
-        let sources =
-            Sources { history: config.history.enabled.then(|| config.history.dir.clone()), drops: book };
+        let closers = engine.session().take_closers();
+        let census = closers.map(|closers| Census::start(Arc::clone(&board), closers));
+        let census = census.transpose().map_err(system("no thread to count sockets"))?;
+        let sources = Sources {
+            history: config.history.enabled.then(|| config.history.dir.clone()),
+            drops: book,
+            owners: census.as_ref().map(Census::asker),
+        };
         let since_us = Timestamp::now().as_microsecond();
         let answers = door.map(|door| Answers::start(door, since_us, sources)).transpose();
         let answers = answers.map_err(AgentError::Listen)?;
-        let census = Census::start(Arc::clone(&board)).map_err(system("no thread to count sockets"))?;
         let governor = Governor::new(budget(&config));
         let mut agent = Self {
             filter: None,
@@ -255,7 +261,8 @@ impl Agent {
     /// Keeps within the budget.
     fn govern(&mut self) {
         let spent = self.engine.spent();
-        let spent = Spent { owners_ns: spent.owners_ns + self.census.spent_ns(), ..spent };
+        let counting = self.census.as_ref().map_or(0, Census::spent_ns);
+        let spent = Spent { owners_ns: spent.owners_ns + counting, ..spent };
         let Some(usage) = self.own.usage(spent, &self.board) else { return };
         if let Some(change) = self.governor.judge(&usage) {
             let cost = format!("{:.2} % of a processor, {} MB", usage.cpu * 100.0, usage.memory / 1_000_000);
@@ -271,7 +278,9 @@ impl Agent {
         }
         let shed = self.governor.shed();
         self.engine.shed(shed);
-        self.census.shed(shed.owners);
+        if let Some(census) = &self.census {
+            census.shed(shed.owners);
+        }
         let flag = |on: bool| f64::from(u8::from(on));
         for (name, on) in [("wire", shed.wire), ("samples", shed.samples), ("owners", shed.owners)] {
             self.board.set(&metrics::SHED, &[name], flag(on));

@@ -49,7 +49,7 @@ pub fn timewait(args: TimewaitArgs, global: &Global) -> anyhow::Result<ExitCode>
         polls += 1;
         let is_due = is_last || args.follow && polls % FOLLOW_POLLS == 0;
         if !is_due {
-            tracker.poll(|netns, socket| closers.take(netns, socket));
+            tracker.poll(|key| closers.take(key));
             continue;
         }
         let text = told(&mut tracker, &mut closers, filter.as_ref(), &args, global)?;
@@ -67,7 +67,7 @@ fn told(
     global: &Global,
 ) -> anyhow::Result<String> {
     let watched = Duration::from_nanos(now_ns().saturating_sub(closers.since_ns()));
-    let mut look = tracker.look(|netns, socket| closers.take(netns, socket));
+    let mut look = tracker.look(|key| closers.take(key));
     if let Some(filter) = filter {
         look.keep(|socket| {
             let owner = socket.whose.closer().map(|closer| (closer.pid, closer.comm.as_str()));

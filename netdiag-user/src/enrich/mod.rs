@@ -38,5 +38,6 @@ pub mod sysctl;
 pub mod tcp_info;
 #[cfg(test)]
 mod testing;
+pub mod time_wait;
 
 pub use error::EnrichError;

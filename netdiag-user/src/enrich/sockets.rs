@@ -193,12 +193,23 @@ fn dump(
     states: u32,
     ports: Option<Ports>,
 ) -> Result<Vec<SocketInfo>, EnrichError> {
+    dump_as(netns, protocol, states, ports, |socket| socket)
+}
+
+/// Keeps of each socket what `keep` makes of it.
+pub(super) fn dump_as<T>(
+    netns: Option<&NetnsHandle>,
+    protocol: Protocol,
+    states: u32,
+    ports: Option<Ports>,
+    keep: impl Fn(SocketInfo) -> T,
+) -> Result<Vec<T>, EnrichError> {
     let mut socket = Socket::diag(netns)?;
     let ports = ports.unwrap_or_default();
     let mut found = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
         let request = request(family as u8, protocol, states, ports);
-        found.extend(socket.dump(&request, |payload| parse(payload, protocol))?);
+        found.extend(socket.dump(&request, |payload| parse(payload, protocol).map(&keep))?);
     }
     Ok(found)
 }

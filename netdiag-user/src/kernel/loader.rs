@@ -1,23 +1,26 @@
 //! Loads the object and attaches what this kernel allows.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
 use aya::{Ebpf, EbpfLoader};
 use netdiag_ebpf::config::{
-    ERRNO_WORDS, FLAG_ALL, FLAG_COUNT_DROPS, FLAG_RESET_REASON, FLAG_TRACK_PROCESSES, PLACES, Places,
+    ERRNO_WORDS, FLAG_ALL, FLAG_CLOSERS, FLAG_COUNT_DROPS, FLAG_RESET_REASON, FLAG_TRACK_PROCESSES, PLACES,
+    Places,
 };
 use netdiag_ebpf::counters::{COUNTER_COUNT, Counter};
-use netdiag_ebpf::records::call::CALLS;
+use netdiag_ebpf::records::{Interest, address, call::CALLS};
 
 use super::attach::{self, ProbeState};
 use super::btf::Btf;
 use super::counters::{self, Counts};
 use super::drops::DropMaps;
+use super::in_map::InMap;
 use super::offsets::Offsets;
 use super::peek::{Memory, Peek};
 use super::reasons::Reasons;
 use super::registry::{ARGUMENTS, Attach, Family, PROBES, Probe, Use, Way, Weight};
+use super::time_wait::Closers;
 use super::wire::{Outcome, Wire};
 use super::{KernelError, attach_ids, capabilities, misses, offsets};
 use crate::enrich::netns;
@@ -59,6 +62,8 @@ pub struct Options {
     pub drops: bool,
     /// Read nothing of the kernel's memory on demand.
     pub no_peek: bool,
+    /// Note who closes connections first.
+    pub closers: bool,
 }
 
 /// The kernel side at work. Dropping it detaches everything: there is no pin.
@@ -71,7 +76,8 @@ pub struct Session {
     tracked: BpfHashMap<MapData, u32, u8>,
     drops: DropMaps,
     places: Array<MapData, Places>,
-    interest: BpfHashMap<MapData, [u8; INTEREST_KEY], u8>,
+    interest: BpfHashMap<MapData, InMap<Interest>, u8>,
+    closers: Option<Closers>,
     pub probes: Vec<ProbeState>,
     pub reasons: Reasons,
     pub offsets: Offsets,
@@ -86,7 +92,7 @@ impl std::fmt::Debug for Session {
 impl Session {
     /// Checks rights, resolves the kernel's fields, loads and attaches.
     pub fn start(options: Options) -> Result<(Self, RingBuf<MapData>), KernelError> {
-        let Loaded { mut ebpf, offsets, reasons, ids, changed } = load(options, &[("TIME_WAIT_OWNERS", 1)])?;
+        let Loaded { mut ebpf, offsets, reasons, ids, changed } = load(options, small(options))?;
         let counters = PerCpuArray::try_from(take_map(&mut ebpf, "COUNTERS")?)?;
         let tracked = BpfHashMap::try_from(take_map(&mut ebpf, "TRACKED")?)?;
         let interest = BpfHashMap::try_from(take_map(&mut ebpf, "INTEREST")?)?;
@@ -104,6 +110,7 @@ impl Session {
             drops,
             places,
             interest,
+            closers: None,
             probes: Vec::new(),
             reasons,
             offsets,
@@ -128,6 +135,9 @@ impl Session {
             session.probes.push(state);
         }
         session.wire.way = session.way_of("wire");
+        if options.closers {
+            session.closers = Some(Closers::of(&mut session.ebpf)?);
+        }
         Ok((session, ring))
     }
 
@@ -140,6 +150,11 @@ impl Session {
         let mut places: Places = [[0; 2]; PLACES];
         places.iter_mut().zip(ranges).for_each(|(place, range)| *place = *range);
         Ok(self.places.set(0, places, 0)?)
+    }
+
+    /// Who closed connections first, where that was asked for; once.
+    pub fn take_closers(&mut self) -> Option<Closers> {
+        self.closers.take()
     }
 
     /// Follows this process and what it starts from now on.
@@ -166,7 +181,7 @@ impl Session {
     /// Whether packets of this remote end matter, to whichever of this machine's ends: a followed process, or one of
     /// all that were asked for, has a TCP connection there.
     pub fn is_asked_end(&self, remote: SocketAddr) -> bool {
-        self.interest.get(&interest_key(remote), 0).is_ok()
+        self.interest.get(&InMap(any_flow_to(remote)), 0).is_ok()
     }
 
     /// Whether a connection is open that was asked for.
@@ -227,24 +242,15 @@ impl Session {
     }
 }
 
-/// `Interest` of netdiag-ebpf/src/maps.rs: address, port, family, and no port of this machine's.
-const INTEREST_KEY: usize = 24;
+fn any_flow_to(remote: SocketAddr) -> Interest {
+    let ip = remote.ip().to_canonical();
+    let family = if ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    Interest { address: address(ip), port: remote.port(), family: family as u16, ..Interest::default() }
+}
 
-fn interest_key(remote: SocketAddr) -> [u8; INTEREST_KEY] {
-    let mut key = [0; INTEREST_KEY];
-    let family = match remote.ip().to_canonical() {
-        IpAddr::V4(address) => {
-            key[..4].copy_from_slice(&address.octets());
-            libc::AF_INET
-        }
-        IpAddr::V6(address) => {
-            key[..16].copy_from_slice(&address.octets());
-            libc::AF_INET6
-        }
-    };
-    key[16..18].copy_from_slice(&remote.port().to_ne_bytes());
-    key[18..20].copy_from_slice(&(family as u16).to_ne_bytes());
-    key
+/// Maps that these options do not use.
+fn small(options: Options) -> &'static [(&'static str, u32)] {
+    if options.closers { &[] } else { &[("TIME_WAIT_OWNERS", 1)] }
 }
 
 /// The object with its maps, and what is needed to attach its programs.
@@ -306,6 +312,7 @@ fn config_bits(btf: &Btf, options: Options) -> u32 {
     set(FLAG_TRACK_PROCESSES, options.follow_processes);
     set(FLAG_ALL, options.all);
     set(FLAG_COUNT_DROPS, options.drops);
+    set(FLAG_CLOSERS, options.closers);
     set(FLAG_RESET_REASON, btf.has_type("sk_rst_reason") && has_third_param("tcp_send_reset"));
     bits
 }

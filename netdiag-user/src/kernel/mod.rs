@@ -8,6 +8,7 @@ pub mod clock;
 pub mod counters;
 pub mod drops;
 mod error;
+mod in_map;
 pub mod loader;
 mod misses;
 pub mod offsets;

@@ -1,16 +1,15 @@
-//! The kernel side of TIME_WAIT's owners: one program and its map, and nothing else of the object.
+//! The kernel side of TIME_WAIT's owners.
 
 use aya::Ebpf;
-use aya::maps::{HashMap as BpfHashMap, MapData};
-use netdiag_ebpf::records::{TimeWaitKey, TimeWaitOwner};
+use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray};
+use netdiag_ebpf::records::{TIME_WAIT_OWNERS, TimeWaitKey, TimeWaitOwner};
 
 use super::KernelError;
 use super::attach;
 use super::clock::now_ns;
+use super::in_map::InMap;
 use super::loader::{self, Loaded, Options, take_map};
 use super::registry::{PROBES, Use};
-use crate::enrich::sockets::SocketInfo;
-use crate::probes::{Closed, time_wait};
 
 /// Maps of programs that are not attached here. A ring buffer has at least a page, the rest one entry.
 const SMALL: &[(&str, u32)] = &[
@@ -25,14 +24,12 @@ const SMALL: &[(&str, u32)] = &[
     ("WATCHED_NETNS", 1),
 ];
 
-type Key = [u8; size_of::<TimeWaitKey>()];
-type Value = [u8; size_of::<TimeWaitOwner>()];
-
-/// Notes who closes first, for as long as it lives.
+/// What the kernel side has noted of who closes first.
 pub struct Closers {
-    // Held: dropping it detaches the program.
-    _ebpf: Ebpf,
-    owners: BpfHashMap<MapData, Key, Value>,
+    /// Held where nobody else does: dropping it detaches the program.
+    _ebpf: Option<Ebpf>,
+    owners: BpfHashMap<MapData, InMap<TimeWaitKey>, InMap<TimeWaitOwner>>,
+    closes: PerCpuArray<MapData, u64>,
     since_ns: u64,
 }
 
@@ -43,17 +40,29 @@ impl std::fmt::Debug for Closers {
 }
 
 impl Closers {
-    /// Loads and attaches.
+    /// How many the kernel remembers at least, since they were last taken.
+    pub const ROOM: u32 = TIME_WAIT_OWNERS;
+
+    /// Loads and attaches the program for it, and nothing else of the object.
     pub fn start() -> Result<Self, KernelError> {
         let Loaded { mut ebpf, ids, changed, .. } = loader::load(Options::default(), SMALL)?;
-        let owners = BpfHashMap::try_from(take_map(&mut ebpf, "TIME_WAIT_OWNERS")?)?;
+        let mut closers = Self::of(&mut ebpf)?;
         for probe in PROBES.iter().filter(|probe| probe.when == Use::TimeWait) {
             let state = attach::attach(&mut ebpf, probe, &probe.tried(None, false), &ids, &changed);
             if state.attached.is_none() {
                 return Err(KernelError::RequiredProbe { probe: probe.name, why: state.failures_text() });
             }
         }
-        Ok(Self { _ebpf: ebpf, owners, since_ns: now_ns() })
+        closers.since_ns = now_ns();
+        closers._ebpf = Some(ebpf);
+        Ok(closers)
+    }
+
+    /// The maps of an object whose programs do it.
+    pub(super) fn of(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        let owners = BpfHashMap::try_from(take_map(ebpf, "TIME_WAIT_OWNERS")?)?;
+        let closes = PerCpuArray::try_from(take_map(ebpf, "TIME_WAIT_CLOSES")?)?;
+        Ok(Self { _ebpf: None, owners, closes, since_ns: now_ns() })
     }
 
     /// Since when closes are seen, `CLOCK_MONOTONIC`.
@@ -61,12 +70,17 @@ impl Closers {
         self.since_ns
     }
 
-    /// Who closed what is now this socket in TIME_WAIT; the kernel forgets it.
-    pub fn take(&mut self, netns: u64, socket: &SocketInfo) -> Option<Closed> {
-        let key = time_wait::key(netns, socket)?;
-        let value = self.owners.get(&key, 0).ok()?;
+    /// How many connections were closed here first since then.
+    pub fn closes(&self) -> u64 {
+        self.closes.get(&0, 0).map_or(0, |per_cpu| per_cpu.iter().sum())
+    }
+
+    /// Who closed the connection with these ends; the kernel forgets it.
+    pub fn take(&mut self, key: &TimeWaitKey) -> Option<TimeWaitOwner> {
+        let key = InMap(*key);
+        let InMap(owner) = self.owners.get(&key, 0).ok()?;
         // The LRU map forgets it otherwise.
         let _ = self.owners.remove(&key);
-        time_wait::decode(&value)
+        Some(owner)
     }
 }

@@ -16,7 +16,7 @@ mod result;
 mod retransmit;
 mod route;
 mod socket;
-pub(crate) mod time_wait;
+pub mod time_wait;
 mod wire;
 
 use netdiag_ebpf::records::{self, Header, kind};
@@ -132,8 +132,7 @@ plain!(
     ErrorRecord,
     ExecRecord,
     SynAckRecord,
-    OverflowRecord,
-    TimeWaitOwner
+    OverflowRecord
 );
 
 /// Decodes a record where it lies, as long as it is aligned, as all in the ring buffer are.

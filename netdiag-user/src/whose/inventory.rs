@@ -1,7 +1,7 @@
 //! All sockets of this machine with the processes that hold them, at one moment.
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use crate::enrich::holders;
@@ -121,9 +121,14 @@ impl Listeners {
         if socket.protocol == Protocol::Udp || socket.state == State::SynSent {
             return Side::Outbound;
         }
-        let of_port = self.0.get(&(netns, socket.local.port()));
-        let takes = |(local, v6only): &Bound| accepts(*local, *v6only, socket.local.ip());
-        if of_port.is_some_and(|all| all.iter().any(takes)) { Side::Inbound } else { Side::Outbound }
+        if self.take(netns, socket.local) { Side::Inbound } else { Side::Outbound }
+    }
+
+    /// Whether one of them takes what comes to this end.
+    pub fn take(&self, netns: u64, local: SocketAddr) -> bool {
+        let of_port = self.0.get(&(netns, local.port()));
+        let takes = |(bound, v6only): &Bound| accepts(*bound, *v6only, local.ip());
+        of_port.is_some_and(|all| all.iter().any(takes))
     }
 }
 

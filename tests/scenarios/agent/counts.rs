@@ -3,13 +3,16 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use netdiag_tests::net::{Family, Topology};
+use anyhow::{Context, Result, ensure};
+use netdiag_tests::net::{Family, Namespace, Topology};
 use netdiag_tests::netdiag::{Agent, Home};
 use netdiag_tests::process::{Process, patience, run};
 use netdiag_tests::{clients, servers, tools};
 
 use super::{FAILURES, Host, SOON};
+
+/// TIME_WAIT is looked at four times a minute.
+const LOOKS: Duration = Duration::from_secs(40);
 
 pub fn counts_what_is_injected() -> Result<()> {
     let (home, host) = (Home::new()?, Host::new()?);
@@ -98,8 +101,81 @@ pub fn counts_sockets() -> Result<()> {
     std::thread::sleep(patience(Duration::from_millis(500)));
     let agent = Agent::start(&home, &[host.variable()])?;
     agent.wait_for("netdiag_close_wait_sockets", &["process=\"nd-client\""], 1.0, SOON)?;
-    agent.wait_for("netdiag_time_wait_sockets", &["destination=\"127.0.0.1:18791\""], 1.0, SOON)?;
+    agent.wait_for(
+        "netdiag_time_wait_sockets_by_destination",
+        &["destination=\"127.0.0.1:18791\""],
+        1.0,
+        SOON,
+    )?;
     ensure!(agent.metric(FAILURES, &[])? == 0.0, "{}", agent.get("/metrics")?.body);
+    agent.stop()?;
+    Ok(())
+}
+
+/// Under a name of its own: the metrics are those of the whole machine.
+fn named(home: &Home, name: &str, steps: &str) -> Result<clients::Command> {
+    let mut command = clients::steps(steps)?;
+    let path = home.path().join(name);
+    std::os::unix::fs::symlink(&command[0], &path)?;
+    command[0] = path.to_string_lossy().into_owned();
+    Ok(command)
+}
+
+/// What ss says of both sides, for who reads why a count was not reached.
+fn ss(net: &Topology, arguments: &str) -> String {
+    let words: Vec<&str> = ["ss", "-Htano"].into_iter().chain(arguments.split_whitespace()).collect();
+    let of = |namespace: &Namespace| {
+        namespace.run(&words).map_or_else(|error| error.to_string(), |out| out.stdout)
+    };
+    format!("client:\n{}server:\n{}", of(&net.client), of(&net.server))
+}
+
+/// Who closed first: a process that is gone, one that lives, a server, and one that resets, which leaves none. A
+/// connection of before has no owner, only a destination.
+pub fn tells_whose_time_wait() -> Result<()> {
+    const BY_PROCESS: &str = "netdiag_time_wait_sockets";
+    let (home, net) = (Home::new()?, Topology::new()?);
+    let [echo, closing] = [18794, 18795].map(|port| Family::V4.server(port));
+    let _echo = servers::echo(&net.server, echo)?;
+    let before = format!("many=1,{echo} exit=0");
+    net.client.run(&named(&home, "nd-before", &before)?)?.exits(0)?;
+    let agent = Agent::start(&home, &[])?;
+    net.client.run(&named(&home, "nd-gone", &format!("many=17,{echo} exit=0"))?)?.exits(0)?;
+    let lives = net.client.spawn(&named(&home, "nd-lives", &format!("churn=30,{echo} wait"))?)?;
+    lives.wait_for_line("connected 30", SOON)?;
+    let accepts = "accept close ".repeat(12);
+    let steps = format!("tcp reuseaddr bind={closing} listen=64 {accepts} wait");
+    let server = net.server.spawn(&named(&home, "nd-closes", &steps)?)?;
+    server.wait_for_line("listening", SOON)?;
+    net.client.run(&clients::steps(&format!("many=12,{closing} sleep=300 exit=0"))?)?.exits(0)?;
+    let resets = format!("connect={echo} linger0 close exit=0");
+    net.client.run(&named(&home, "nd-resets", &resets)?)?.exits(0)?;
+    let of = |name: &str| agent.metric(BY_PROCESS, &[&format!("process=\"{name}\"")]);
+    for (name, count) in [("nd-gone", 17.0), ("nd-lives", 30.0), ("nd-closes", 12.0)] {
+        agent
+            .wait_for(BY_PROCESS, &[&format!("process=\"{name}\"")], count, LOOKS)
+            .with_context(|| ss(&net, "state time-wait"))?;
+        ensure!(of(name)? == count, "{name}: {}", agent.get("/metrics")?.body);
+    }
+    ensure!(of("nd-before")? == 0.0 && of("nd-resets")? == 0.0, "{}", agent.get("/metrics")?.body);
+    let to = |end: std::net::SocketAddr| {
+        agent.metric("netdiag_time_wait_sockets_by_destination", &[&format!("destination=\"{end}\"")])
+    };
+    ensure!(to(echo)? >= 47.0 && to(closing)? == 12.0, "{}", agent.get("/metrics")?.body);
+    agent.wait_for("netdiag_time_wait_owners_missed_total", &[], 0.0, SOON)?;
+    agent.stop()?;
+    Ok(())
+}
+
+/// Nothing of it where the configuration says so; the failures are there as ever.
+pub fn does_without_owners() -> Result<()> {
+    let (home, host) = (Home::new()?, Host::new()?);
+    let agent = Agent::start(&home, &[host.variable(), ("NETDIAG_OWNERS", "false")])?;
+    host.refused(18796..18797)?;
+    agent.wait_for(FAILURES, &["code=\"refused.no-listener\""], 1.0, SOON)?;
+    agent.wait_for("netdiag_map_memory_bytes", &[], 1.0, SOON)?;
+    let body = agent.get("/metrics")?.body;
+    ensure!(!body.contains("wait_sockets"), "{body}");
     agent.stop()?;
     Ok(())
 }

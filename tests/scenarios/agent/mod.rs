@@ -28,6 +28,9 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::healthy("agent_counts_the_firewall_s_rule", counts::counts_the_firewall_s_rule)
         .needs(&[Need::Nftables]),
     Scenario::healthy("agent_counts_sockets", counts::counts_sockets),
+    Scenario::healthy("agent_tells_whose_time_wait", counts::tells_whose_time_wait)
+        .limit(Duration::from_secs(120)),
+    Scenario::healthy("agent_does_without_owners", counts::does_without_owners),
     Scenario::healthy("agent_labels_are_bounded", counts::labels_are_bounded),
     Scenario::healthy("agent_pages", counts::pages),
     Scenario::healthy("agent_full_disk", disk::full),

@@ -28,7 +28,7 @@ impl Candidates {
     pub(super) fn find<'a>(
         unowned: impl Iterator<Item = &'a Held>,
         open: &[Held],
-        waiting: &[(Held, Option<Rc<Closer>>)],
+        waiting: &[(Held, Option<Rc<Closer>>, u64)],
     ) -> Self {
         let mut places: HashMap<Place, BTreeMap<u32, Rc<Closer>>> =
             unowned.map(|held| (place(held), BTreeMap::new())).collect();
@@ -51,7 +51,7 @@ impl Candidates {
             };
             holders.map(closer).collect()
         };
-        for (held, closer) in waiting {
+        for (held, closer, _) in waiting {
             if let (Some(closer), Some(found)) = (closer, places.get_mut(&place(held))) {
                 found.insert(closer.pid, Rc::clone(closer));
             }

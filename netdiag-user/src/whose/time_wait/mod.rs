@@ -3,8 +3,11 @@
 //! The kernel's list of them comes from sock_diag, in every network namespace; who closed each, from probe
 //! `time_wait`, for those that were closed since it was attached. For older ones there is a likely owner at best.
 
+mod count;
 mod group;
+mod key;
 mod likely;
+mod owners;
 mod ports;
 mod tracker;
 mod verdict;
@@ -13,16 +16,20 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use netdiag_ebpf::records::{TimeWaitKey, TimeWaitOwner};
+
 use super::{Held, Listeners, Side};
 use crate::enrich::listeners::everywhere;
-use crate::enrich::sockets::{self, SocketInfo, State, states};
+use crate::enrich::sockets::{self, State, states};
+use crate::enrich::time_wait::{self, TimeWait};
 use crate::kernel::clock::now_ns;
-use crate::probes::Closed;
 
+pub use count::Counted;
 pub use group::{By, Key, Row, group};
 pub use likely::Candidates;
+pub use owners::{Owned, Owners};
 pub use ports::{PortUse, Room};
-pub use tracker::{Closer, Tracker};
+pub use tracker::{Closer, Missed, Tracker};
 pub use verdict::{Level, Verdict, verdict};
 
 /// How long the kernel keeps them (include/net/tcp.h, TCP_TIMEWAIT_LEN).
@@ -77,43 +84,47 @@ pub struct Look {
 }
 
 impl Tracker {
-    /// Notes who closed what is in TIME_WAIT now. To be called once a second, before the kernel side forgets.
-    pub fn poll(&mut self, mut take: impl FnMut(u64, &SocketInfo) -> Option<Closed>) {
-        let search = everywhere(|netns| sockets::tcp(Some(netns), states::TIME_WAIT, None));
-        let now_ns = now_ns();
-        self.begin();
-        for (netns, _, socket) in &search.found {
-            self.see(*netns, socket, now_ns, &mut take);
+    /// Notes who closed what is in TIME_WAIT now; `take` is the kernel side's word. To be called before that forgets.
+    pub fn poll(&mut self, mut take: impl FnMut(&TimeWaitKey) -> Option<TimeWaitOwner>) {
+        self.begin(now_ns());
+        let search = everywhere(|netns| time_wait::list(Some(netns)).map(|found| [(found, now_ns())]));
+        for (netns, _, (sockets, now_ns)) in &search.found {
+            for socket in sockets {
+                self.see(*netns, socket, *now_ns, &mut take);
+            }
         }
         self.end();
     }
 
     /// The same, with all that can be told now.
-    pub fn look(&mut self, mut take: impl FnMut(u64, &SocketInfo) -> Option<Closed>) -> Look {
-        let search = everywhere(|netns| sockets::tcp(Some(netns), states::ALL, None));
-        let now_ns = now_ns();
-        let listeners = Listeners::of(search.found.iter().map(|(netns, _, socket)| (*netns, socket)));
+    pub fn look(&mut self, mut take: impl FnMut(&TimeWaitKey) -> Option<TimeWaitOwner>) -> Look {
+        self.begin(now_ns());
+        let search = everywhere(|netns| {
+            let sockets = sockets::tcp(Some(netns), states::ALL, None)?;
+            let now_ns = now_ns();
+            Ok(sockets.into_iter().map(move |socket| (now_ns, socket)))
+        });
+        let listeners = Listeners::of(search.found.iter().map(|(netns, _, (_, socket))| (*netns, socket)));
         let mut names: HashMap<u64, Option<Rc<str>>> = HashMap::new();
         let (mut waiting, mut open) = (Vec::new(), Vec::new());
-        self.begin();
-        for (netns, name, socket) in search.found {
-            let exact =
-                (socket.state == State::TimeWait).then(|| self.see(netns, &socket, now_ns, &mut take));
+        for (netns, name, (now_ns, socket)) in search.found {
+            let exact = (socket.state == State::TimeWait)
+                .then(|| self.see(netns, &TimeWait::from(&socket), now_ns, &mut take));
             let netns_name = names.entry(netns).or_insert_with(|| name.map(Rc::from)).clone();
             let side = listeners.side(netns, &socket);
             let held = Held { netns, netns_name, socket, side, holders: Vec::new() };
             match exact {
-                Some(exact) => waiting.push((held, exact)),
+                Some(exact) => waiting.push((held, exact, now_ns)),
                 None => open.push(held),
             }
         }
         self.end();
-        let rooms = Room::of(waiting.iter().map(|(held, _)| held.netns).collect::<HashSet<u64>>());
-        let ports = ports::uses(&rooms, waiting.iter().map(|(held, _)| held), &open);
-        let unowned = waiting.iter().filter(|(_, exact)| exact.is_none()).map(|(held, _)| held);
+        let rooms = Room::of(waiting.iter().map(|(held, ..)| held.netns).collect::<HashSet<u64>>());
+        let ports = ports::uses(&rooms, waiting.iter().map(|(held, ..)| held), &open);
+        let unowned = waiting.iter().filter(|(_, exact, _)| exact.is_none()).map(|(held, ..)| held);
         let candidates = Candidates::find(unowned, &open, &waiting);
-        let sockets = waiting.into_iter().map(|(held, exact)| {
-            let age = age(&held.socket);
+        let sockets = waiting.into_iter().map(|(held, exact, now_ns)| {
+            let age = age(held.socket.timer_ms);
             let missed = exact.is_none() && self.was_watched(age, now_ns);
             let whose = exact.map_or_else(|| candidates.whose(&held), Whose::Exact);
             Waiting { age, whose, missed, held }
@@ -142,8 +153,8 @@ impl Look {
 }
 
 /// For how long a socket is in TIME_WAIT.
-fn age(socket: &SocketInfo) -> Duration {
-    LENGTH.saturating_sub(Duration::from_millis(socket.timer_ms.into()))
+fn age(timer_ms: u32) -> Duration {
+    LENGTH.saturating_sub(Duration::from_millis(timer_ms.into()))
 }
 
 /// The end that was connected to.

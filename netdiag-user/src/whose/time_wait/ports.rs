@@ -100,7 +100,7 @@ pub(super) fn uses<'a>(
         });
         one.used += 1;
         one.time_wait += 1;
-        if age(&held.socket) < RATE_OVER {
+        if age(held.socket.timer_ms) < RATE_OVER {
             *recent.entry(key(held)).or_default() += 1;
         }
     }

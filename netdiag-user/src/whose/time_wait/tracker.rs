@@ -4,12 +4,16 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
+use netdiag_ebpf::records::{TimeWaitKey, TimeWaitOwner};
+use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
 use super::age;
+use super::key::key;
 use crate::enrich::cgroup_ids::CgroupIds;
 use crate::enrich::process::{self, Process};
-use crate::enrich::sockets::SocketInfo;
+use crate::enrich::time_wait::TimeWait;
 use crate::probes::{Closed, time_wait};
 
 /// Sockets beyond this number are not remembered, and count as missed.
@@ -22,7 +26,7 @@ const PERHAPS_SAME_NS: u64 = 1_500_000_000;
 const START_MARGIN: Duration = Duration::from_millis(500);
 
 /// The process that closed a socket.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Closer {
     /// Thread group id; 0 where it is one of several with that name.
     pub pid: u32,
@@ -64,34 +68,75 @@ impl Closer {
     }
 }
 
-type Key = [u8; 48];
-
+/// What is known of a socket.
 #[derive(Debug, Clone)]
-struct Known {
-    born_ns: u64,
-    closer: Option<Rc<Closer>>,
+pub(super) struct Known {
+    /// When it came to TIME_WAIT.
+    pub(super) born_ns: u64,
+    pub(super) closer: Option<Rc<Closer>>,
+}
+
+/// Sockets whose owner cannot be told although they were closed while the kernel side watched, since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Missed {
+    /// The kernel side had no owner, or had forgotten it.
+    pub not_noted: u64,
+    /// There were more sockets than can be remembered.
+    pub beyond: u64,
 }
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Tracker {
     since_ns: u64,
-    known: HashMap<Key, Known>,
+    max: usize,
+    /// When it looked, and when it did so before.
+    looks_ns: [u64; 2],
+    known: HashMap<TimeWaitKey, Known>,
     /// What is still there, as it is found.
-    next: HashMap<Key, Known>,
-    closers: HashMap<u32, Rc<Closer>>,
+    next: HashMap<TimeWaitKey, Known>,
+    /// By process id and the name of the thread that closed: such ids are used again.
+    closers: HashMap<(u32, SmolStr), Rc<Closer>>,
     cgroups: CgroupIds,
+    missed: Missed,
 }
 
 impl Tracker {
     /// `since_ns`: when the kernel side began to watch, `CLOCK_MONOTONIC`.
     pub fn new(since_ns: u64) -> Self {
+        Self::bounded(since_ns, MAX_SOCKETS)
+    }
+
+    /// One that remembers so many sockets.
+    pub fn bounded(since_ns: u64, max: usize) -> Self {
         Self {
             since_ns,
+            max,
+            looks_ns: [since_ns; 2],
             known: HashMap::new(),
             next: HashMap::new(),
             closers: HashMap::new(),
             cgroups: CgroupIds::default(),
+            missed: Missed::default(),
+        }
+    }
+
+    /// Since when the kernel side watches.
+    pub fn since_ns(&self) -> u64 {
+        self.since_ns
+    }
+
+    pub fn missed(&self) -> Missed {
+        self.missed
+    }
+
+    pub(super) fn known(&self) -> &HashMap<TimeWaitKey, Known> {
+        &self.known
+    }
+
+    pub(super) fn remember(&mut self, key: TimeWaitKey, known: Known) {
+        if self.known.len() < self.max {
+            self.known.insert(key, known);
         }
     }
 
@@ -101,7 +146,9 @@ impl Tracker {
         age + START_MARGIN < watched
     }
 
-    pub(super) fn begin(&mut self) {
+    /// A look begins at that time.
+    pub(super) fn begin(&mut self, now_ns: u64) {
+        self.looks_ns = [now_ns, self.looks_ns[0]];
         self.next.clear();
     }
 
@@ -109,23 +156,30 @@ impl Tracker {
     pub(super) fn see(
         &mut self,
         netns: u64,
-        socket: &SocketInfo,
+        socket: &TimeWait,
         now_ns: u64,
-        take: &mut impl FnMut(u64, &SocketInfo) -> Option<Closed>,
+        take: &mut impl FnMut(&TimeWaitKey) -> Option<TimeWaitOwner>,
     ) -> Option<Rc<Closer>> {
-        let key = time_wait::key(netns, socket)?;
-        let born_ns = now_ns.saturating_sub(age(socket).as_nanos() as u64);
+        let key = key(netns, socket)?;
+        let age = age(socket.timer_ms);
+        let born_ns = now_ns.saturating_sub(age.as_nanos() as u64);
         let before = self.known.remove(&key);
+        let is_new = before.is_none() && born_ns > self.looks_ns[1];
         let apart = |known: &Known| known.born_ns.abs_diff(born_ns);
         let closer = match before {
             Some(known) if known.closer.is_some() && apart(&known) < SAME_NS => known.closer,
-            before => match take(netns, socket) {
-                Some(closed) => Some(self.closer(&closed)),
+            before => match take(&key).as_ref().and_then(time_wait::decode) {
+                Some(closed) => Some(self.closer(&closed, now_ns)),
                 None => before.filter(|known| apart(known) < PERHAPS_SAME_NS).and_then(|known| known.closer),
             },
         };
-        if self.next.len() < MAX_SOCKETS {
+        if closer.is_none() && is_new && self.was_watched(age, now_ns) {
+            self.missed.not_noted += 1;
+        }
+        if self.next.len() < self.max {
             self.next.insert(key, Known { born_ns, closer: closer.clone() });
+        } else if is_new {
+            self.missed.beyond += 1;
         }
         closer
     }
@@ -137,13 +191,13 @@ impl Tracker {
         self.closers.retain(|_, closer| Rc::strong_count(closer) > 1);
     }
 
-    fn closer(&mut self, closed: &Closed) -> Rc<Closer> {
+    fn closer(&mut self, closed: &Closed, now_ns: u64) -> Rc<Closer> {
         let owner = &closed.owner;
-        if let Some(known) = self.closers.get(&owner.pid) {
+        let who = (owner.pid, owner.comm.clone());
+        if let Some(known) = self.closers.get(&who) {
             return Rc::clone(known);
         }
-        // Another thread's name tells nothing; another process with that number is unlikely within a minute.
-        let process = process::read(owner.pid);
+        let process = process::read(owner.pid).filter(|_| was_there(closed, now_ns));
         let cgroup = process.is_none().then(|| self.cgroups.path(owner.cgroup)).flatten();
         let closer = Rc::new(Closer {
             pid: owner.pid,
@@ -153,9 +207,18 @@ impl Tracker {
             cgroup,
             by_kernel: closed.by_kernel,
         });
-        self.closers.insert(owner.pid, Rc::clone(&closer));
+        self.closers.insert(who, Rc::clone(&closer));
         closer
     }
+}
+
+/// Whether the process that has this number now was there when the socket was closed.
+fn was_there(closed: &Closed, now_ns: u64) -> bool {
+    /// A process' start is told in hundredths of a second.
+    const MARGIN: SignedDuration = SignedDuration::from_millis(20);
+    let since_close = SignedDuration::from_nanos(now_ns.saturating_sub(closed.time_ns).cast_signed());
+    process::started(closed.owner.pid)
+        .is_some_and(|started| Timestamp::now().duration_since(started) + MARGIN >= since_close)
 }
 
 /// What is left of a process that has ended.
@@ -166,33 +229,37 @@ fn ended(closed: &Closed, cgroup: &str) -> Process {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use netdiag_ebpf::records::Owner;
+
     use super::*;
-    use crate::enrich::sockets::{Family, Protocol, State};
-    use crate::probes::Owner;
+    use crate::enrich::sockets::Family;
+    use crate::whose::time_wait::Owners;
 
     const SECOND: u64 = 1_000_000_000;
 
-    fn socket(port: u16, left_ms: u32) -> SocketInfo {
-        let local = std::net::SocketAddr::from(([10, 0, 0, 1], port));
-        let timer_ms = left_ms;
-        SocketInfo { local, timer_ms, ..SocketInfo::new(Family::Inet, Protocol::Tcp, State::TimeWait) }
+    fn socket(port: u16, timer_ms: u32) -> TimeWait {
+        let local = SocketAddr::from(([10, 0, 0, 1], port));
+        TimeWait { family: Family::Inet, local, peer: SocketAddr::from(([10, 0, 0, 2], 80)), timer_ms }
     }
 
-    fn closed(pid: u32) -> Closed {
+    fn closed(pid: u32) -> TimeWaitOwner {
         // No process has this number (PID_MAX_LIMIT is 4,194,304).
-        let pid = pid + 5_000_000;
-        let owner = Owner { pid, tid: pid, uid: 0, cgroup: 0, comm: "gone".into() };
-        Closed { time_ns: 0, owner, by_kernel: false }
+        let mut owner = Owner { tgid: pid + 5_000_000, ..Owner::default() };
+        owner.comm[..4].copy_from_slice(b"gone");
+        TimeWaitOwner { owner, ..TimeWaitOwner::default() }
     }
 
     fn look(
         tracker: &mut Tracker,
         now_s: u64,
-        socket: &SocketInfo,
-        mut kernel: Option<Closed>,
+        socket: &TimeWait,
+        mut kernel: Option<TimeWaitOwner>,
     ) -> Option<u32> {
-        tracker.begin();
-        let found = tracker.see(1, socket, now_s * SECOND, &mut |_, _| kernel.take());
+        let now_ns = now_s * SECOND;
+        tracker.begin(now_ns);
+        let found = tracker.see(1, socket, now_ns, &mut |_| kernel.take());
         tracker.end();
         found.map(|closer| closer.pid - 5_000_000)
     }
@@ -224,5 +291,57 @@ mod tests {
         assert!(!tracker.was_watched(Duration::from_secs(5), 105 * SECOND));
         assert!(!tracker.was_watched(Duration::from_millis(4800), 105 * SECOND));
         assert!(tracker.was_watched(Duration::from_millis(4000), 105 * SECOND));
+    }
+
+    #[test]
+    fn each_miss_counts_once() {
+        let mut tracker = Tracker::bounded(100 * SECOND, 1);
+        // Closed before, then unseen, then the same once more.
+        look(&mut tracker, 101, &socket(1, 50_000), None);
+        assert_eq!(tracker.missed(), Missed::default());
+        look(&mut tracker, 110, &socket(2, 57_000), None);
+        look(&mut tracker, 112, &socket(2, 55_000), None);
+        assert_eq!(tracker.missed(), Missed { not_noted: 1, beyond: 0 });
+        // Two at once, with room for one.
+        for (now_s, timer_ms) in [(120, 58_000), (125, 53_000)] {
+            tracker.begin(now_s * SECOND);
+            for port in [3, 4] {
+                tracker.see(1, &socket(port, timer_ms), now_s * SECOND, &mut |_| Some(closed(7)));
+            }
+            tracker.end();
+        }
+        assert_eq!(tracker.missed(), Missed { not_noted: 1, beyond: 1 });
+    }
+
+    #[test]
+    fn a_number_that_is_used_again_is_another_process() {
+        let own = std::process::id();
+        let owner = |closed_ns| Closed { time_ns: closed_ns, owner: owner_of(own), by_kernel: false };
+        let now_ns = crate::kernel::clock::now_ns();
+        assert!(was_there(&owner(now_ns), now_ns));
+        // A close ten years after boot, seen when this process was not there yet.
+        let later = now_ns + 315_360_000 * SECOND;
+        assert!(!was_there(&owner(now_ns), later));
+    }
+
+    fn owner_of(pid: u32) -> crate::probes::Owner {
+        crate::probes::Owner { pid, tid: pid, uid: 0, cgroup: 0, comm: "x".into() }
+    }
+
+    #[test]
+    fn what_is_known_can_be_handed_on() {
+        let mut tracker = Tracker::new(100);
+        tracker.begin(100 * SECOND);
+        for (port, pid) in [(1, 7), (2, 8), (3, 7)] {
+            tracker.see(1, &socket(port, 60_000), 100 * SECOND, &mut |_| Some(closed(pid)));
+        }
+        tracker.see(1, &socket(4, 60_000), 100 * SECOND, &mut |_| None);
+        tracker.end();
+        let owners = tracker.owners();
+        assert_eq!((owners.closers.len(), owners.sockets.len(), owners.since_ns), (2, 3, 100));
+        let text = serde_json::to_string(&owners).unwrap();
+        let mut other = Tracker::from(serde_json::from_str::<Owners>(&text).unwrap());
+        assert_eq!(look(&mut other, 101, &socket(3, 59_000), None), Some(7));
+        assert_eq!(other.since_ns(), 100);
     }
 }
