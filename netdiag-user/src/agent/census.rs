@@ -114,7 +114,8 @@ impl Counting {
                 Ok(Question::TimeWait(answer)) => {
                     self.count_time_wait();
                     // Who asked may have left.
-                    let _ = answer.send(self.tracker.owners());
+                    let closers = &self.closers;
+                    let _ = answer.send(self.tracker.owners(|key| closers.peek(key)));
                 }
                 Err(RecvTimeoutError::Timeout) => self.count_what_is_due(),
                 Err(RecvTimeoutError::Disconnected) => return,

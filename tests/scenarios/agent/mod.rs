@@ -5,6 +5,7 @@ mod config;
 mod counts;
 mod disk;
 mod life;
+mod owners;
 mod store;
 
 use std::time::Duration;
@@ -52,6 +53,9 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::healthy("agent_asked_by_its_group", asked::by_its_group)
         .needs(&[Need::Tool("setpriv"), Need::Nftables]),
     Scenario::healthy("agent_asked_in_vain", asked::in_vain),
+    Scenario::healthy("agent_knows_who_closed", owners::of_time_wait).needs(&[Need::Tool("ss")]),
+    Scenario::healthy("agent_knows_who_left_it_to_the_peer", owners::of_what_waits_for_the_peer)
+        .needs(&[Need::Tool("ss")]),
     Scenario::healthy("agent_tells_systemd", life::tells_systemd),
     Scenario::healthy("agent_namespaces_come_and_go", life::namespaces_come_and_go).alone(),
 ];

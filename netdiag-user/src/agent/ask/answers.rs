@@ -81,13 +81,18 @@ impl Answers {
     pub fn start(door: Door, since_us: i64, sources: Sources) -> Result<Self, String> {
         let Door { listener, path, group, .. } = door;
         let answers = Self { path };
+        let hello = Hello {
+            protocol: PROTOCOL,
+            version: env!("CARGO_PKG_VERSION").into(),
+            since_us,
+            owners: sources.owners.is_some(),
+        };
         let (jobs, work) = sync_channel(MAX_CONNECTIONS);
         let (sources, work) = (Arc::new(sources), Arc::new(Mutex::new(work)));
         for _ in 0..WORKERS {
             let (sources, work) = (Arc::clone(&sources), Arc::clone(&work));
             spawn("netdiag-answer", 2 << 20, move || work_off(&sources, &work))?;
         }
-        let hello = Hello { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION").into(), since_us };
         let host = Host { hello, group, jobs };
         spawn("netdiag-ask", 256 << 10, move || serve(&listener, &host))?;
         Ok(answers)

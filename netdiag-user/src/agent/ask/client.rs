@@ -75,6 +75,11 @@ impl Agent {
         Timestamp::from_microsecond(self.hello.since_us).unwrap_or(Timestamp::UNIX_EPOCH)
     }
 
+    /// Whether it can say who closed connections.
+    pub fn knows_owners(&self) -> bool {
+        self.hello.owners
+    }
+
     /// Asks; `each` gets one item after the other, and may end it.
     ///
     /// # Errors

@@ -8,6 +8,9 @@ use serde::Serialize;
 use super::Line;
 use crate::agent::stream::{Stream, read_some};
 
+/// Entries of a long list that go on one line.
+pub(super) const PART: usize = 512;
+
 /// Lines as they come.
 #[derive(Debug, Default)]
 pub(super) struct Lines {

@@ -10,6 +10,7 @@ mod answers;
 mod client;
 mod drops;
 mod frame;
+mod owners;
 mod past;
 mod sources;
 
@@ -34,6 +35,9 @@ pub struct Hello {
     /// When the agent began, microseconds since 1970, UTC.
     #[serde(default)]
     pub since_us: i64,
+    /// It can say who closed connections.
+    #[serde(default)]
+    pub owners: bool,
 }
 
 /// What is asked.
@@ -42,6 +46,8 @@ pub struct Hello {
 pub enum Request {
     /// The drops since the agent began: lines of [`PastDrop`].
     Drops,
+    /// Who closed what is in TIME_WAIT.
+    TimeWait,
     /// What was diagnosed: lines of [`super::history::Told`].
     History {
         /// Microseconds since 1970, UTC.

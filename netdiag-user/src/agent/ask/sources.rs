@@ -3,12 +3,15 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::drops::DropBook;
+use super::owners::parts;
 use super::{Line, Request, frame};
+use crate::agent::census::Asker;
 use crate::agent::history::{Query, Told, tell};
 use crate::filter::Filter;
 
@@ -16,6 +19,8 @@ use crate::filter::Filter;
 const MAX_TOLD: usize = 10_000;
 /// Bytes that are sent together.
 const PIECE: usize = 64 << 10;
+/// For the census, which may be at its own work.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What the agent knows, as far as it can be asked.
 #[derive(Debug)]
@@ -23,6 +28,8 @@ pub struct Sources {
     /// `None`: nothing is stored.
     pub history: Option<PathBuf>,
     pub drops: Arc<DropBook>,
+    /// `None`: it is not noted who closes.
+    pub owners: Option<Asker>,
 }
 
 /// Why an answer ends before its end.
@@ -69,6 +76,14 @@ impl Sources {
         match request {
             Request::Drops => {
                 self.drops.all().into_iter().try_for_each(|drop| sending.line(&Line::Item(drop)))
+            }
+            Request::TimeWait => {
+                let asker = self.owners.as_ref();
+                let asker =
+                    asker.ok_or_else(|| Failure::Cannot("the agent does not note who closes".into()))?;
+                let owners = asker.time_wait(PATIENCE);
+                let owners = owners.ok_or_else(|| Failure::Cannot("the agent has no time".into()))?;
+                parts(owners).try_for_each(|part| sending.line(&Line::Item(part)))
             }
             Request::History { since_us, until_us, code, filter, details } => {
                 let moment = |us| Timestamp::from_microsecond(us).unwrap_or(Timestamp::UNIX_EPOCH);
