@@ -4,6 +4,7 @@
 pub mod ask;
 mod census;
 pub mod config;
+mod desk;
 mod governor;
 mod health;
 mod heartbeat;
@@ -28,14 +29,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::engine::{Engine, Explained, Spent, matches, may_match};
+use crate::engine::{Engine, Spent, may_match};
 use crate::filter::Filter;
 use crate::kernel::loader::Options;
-use crate::output::{Clock, Folder, Report};
+use crate::output::{Clock, Folder};
 use crate::probes::Event;
 use ask::{Answers, Door, DropBook, Sources};
 use census::Census;
 use config::Config;
+use desk::{Desk, store};
 use governor::{Budget, Change, Governor};
 use health::Health;
 use heartbeat::Heartbeat;
@@ -336,48 +338,6 @@ impl Agent {
         for report in self.folder.finish() {
             store(self.writer.as_ref(), report);
         }
-    }
-}
-
-/// What takes a connection that was explained, beside the engine that does so.
-struct Desk<'a> {
-    filter: Option<&'a Filter>,
-    folder: &'a mut Folder,
-    clock: &'a Clock,
-    tally: &'a Tally,
-    heartbeat: &'a RefCell<Heartbeat>,
-    writer: Option<&'a Writer>,
-    board: &'a Board,
-    health: &'a Health,
-}
-
-impl Desk<'_> {
-    fn take(&mut self, explained: &Explained) -> Result<(), std::convert::Infallible> {
-        if self.heartbeat.borrow().is_own(&explained.evidence.connection) {
-            self.health.seen();
-            self.board.inc(&metrics::HEARTBEATS, &["seen"]);
-            self.board.set(&metrics::HEARTBEAT_SEEN, &[], seconds(Timestamp::now()));
-            return Ok(());
-        }
-        if self.filter.is_some_and(|filter| !matches(filter, explained)) {
-            return Ok(());
-        }
-        if explained.failed() {
-            self.tally.failure(explained);
-        }
-        if let Some((diagnosis, finding)) = &explained.diagnosis {
-            let report = Report::new(&explained.evidence, diagnosis, finding, self.clock);
-            if let Some(report) = self.folder.add(report) {
-                store(self.writer, report);
-            }
-        }
-        Ok(())
-    }
-}
-
-fn store(writer: Option<&Writer>, report: Report) {
-    if let Some(writer) = writer {
-        writer.store(report);
     }
 }
 

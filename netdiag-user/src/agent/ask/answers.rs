@@ -197,3 +197,113 @@ fn converse(mut stream: UnixStream, host: &Host) -> io::Result<()> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::super::{Agent, NotAsked, drops::DropBook};
+    use super::*;
+
+    struct Running {
+        _answers: Answers,
+        path: PathBuf,
+        _directory: tempfile::TempDir,
+    }
+
+    /// One that knows nothing, and answers the group of this process.
+    fn start() -> Running {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.sock");
+        let group = nix::unistd::getgid().to_string();
+        let door = Door::open(&path, &group).unwrap();
+        assert_eq!(door.root_alone, None);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, AND_GROUP);
+        let sources = Sources { history: None, drops: Arc::new(DropBook::default()), owners: None };
+        let answers = Answers::start(door, 1_700_000_000_000_000, sources).unwrap();
+        Running { _answers: answers, path, _directory: directory }
+    }
+
+    fn ask(path: &Path, request: &Request) -> Result<Vec<serde_json::Value>, NotAsked> {
+        let mut items = Vec::new();
+        Agent::find(path)?.ask(request, |item| {
+            items.push(item);
+            std::ops::ControlFlow::Continue(())
+        })?;
+        Ok(items)
+    }
+
+    fn history(code: &str, filter: &str) -> Request {
+        let (code, filter) = (Some(code.to_owned()), vec![filter.to_owned()]);
+        Request::History { since_us: 0, until_us: 0, code, filter, details: false }
+    }
+
+    #[test]
+    fn it_answers_or_says_why_not() {
+        let running = start();
+        assert_eq!(Agent::find(&running.path).unwrap().since().as_second(), 1_700_000_000);
+        assert!(ask(&running.path, &Request::Drops).unwrap().is_empty());
+        for (request, why) in [
+            (Request::TimeWait, "does not note who closes"),
+            (history("timeout.*", "port 80"), "stores nothing"),
+            (history("timeout.*", "port eighty"), "port eighty"),
+            (history("*a*b*c*d", "port 80"), "too long"),
+        ] {
+            let error = ask(&running.path, &request).unwrap_err().to_string();
+            assert!(error.contains(why), "{request:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let running = start();
+        let long = format!("{{\"ask\":\"{}\"}}\n", "x".repeat(2 * MAX_REQUEST));
+        for request in ["{}\n", "what?\n", "{\"ask\":\"everything\"}\n", "\n", &long] {
+            let mut stream = UnixStream::connect(&running.path).unwrap();
+            // It may have hung up already.
+            let _ = stream.write_all(request.as_bytes());
+            let mut answer = String::new();
+            let _ = stream.read_to_string(&mut answer);
+            let is_refusal = answer.lines().nth(1).is_none_or(|line| line.contains("this is no request"));
+            assert!(
+                answer.starts_with("{\"item\":{\"protocol\":1,") && is_refusal,
+                "{request:.40}: {answer}"
+            );
+            assert!(!answer.contains("end"), "{answer}");
+        }
+        assert!(ask(&running.path, &Request::Drops).is_ok());
+    }
+
+    #[test]
+    fn idle_connections_do_not_make_it_grow_and_leave_room_in_the_end() {
+        let running = start();
+        let idle: Vec<UnixStream> =
+            (0..3 * MAX_CONNECTIONS).map(|_| UnixStream::connect(&running.path).unwrap()).collect();
+        thread::sleep(Duration::from_millis(100));
+        let threads = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+        let named = threads.filter(|task| {
+            std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == "netdiag-ask")
+        });
+        // Those of other tests may be among them.
+        assert!(named.count() < 2 * MAX_CONNECTIONS);
+        drop(idle);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while let Err(error) = ask(&running.path, &Request::Drops) {
+            assert!(Instant::now() < deadline, "{error}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    #[test]
+    fn a_socket_that_nobody_answers_is_told_from_none() {
+        let running = start();
+        let gone = running.path.with_extension("gone");
+        drop(UnixListener::bind(&gone).unwrap());
+        assert!(matches!(Agent::find(&gone), Err(NotAsked::Gone(_))));
+        assert!(matches!(Agent::find(&running.path.with_extension("none")), Err(NotAsked::NoAgent)));
+        let other = Door::open(&running.path.with_extension("other"), "no such group").unwrap();
+        assert_eq!(other.root_alone.as_deref(), Some("there is no group no such group"));
+        let mode = std::fs::metadata(&other.path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, OWNER);
+    }
+}

@@ -14,11 +14,15 @@ use super::{Line, Request, frame};
 use crate::agent::census::Asker;
 use crate::agent::history::{Query, Told, tell};
 use crate::filter::Filter;
+use crate::memory;
 
 /// Diagnoses or problems of an answer at most: what was read is in memory until it is sent.
 const MAX_TOLD: usize = 10_000;
 /// Bytes that are sent together.
 const PIECE: usize = 64 << 10;
+/// Of a pattern of codes.
+const MAX_CODE: usize = 100;
+const MAX_STARS: usize = 3;
 /// For the census, which may be at its own work.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -66,6 +70,7 @@ impl Sources {
             Err(Failure::Gone) => return,
         };
         let _ = sending.line(&last).and_then(|()| sending.flush());
+        memory::give_back();
     }
 
     fn items(
@@ -86,6 +91,10 @@ impl Sources {
                 parts(owners).try_for_each(|part| sending.line(&Line::Item(part)))
             }
             Request::History { since_us, until_us, code, filter, details } => {
+                // What a pattern costs grows with a power of its stars.
+                if code.as_ref().is_some_and(|code| code.len() > MAX_CODE || stars(code) > MAX_STARS) {
+                    return Err(Failure::Cannot("the pattern of --code is too long".to_owned()));
+                }
                 let moment = |us| Timestamp::from_microsecond(us).unwrap_or(Timestamp::UNIX_EPOCH);
                 let filter =
                     Filter::from_args(&filter).map_err(|error| Failure::Cannot(error.to_string()))?;
@@ -96,6 +105,10 @@ impl Sources {
             }
         }
     }
+}
+
+fn stars(pattern: &str) -> usize {
+    pattern.matches('*').count()
 }
 
 fn history(
