@@ -23,7 +23,10 @@ fn wait_for(namespace: &Namespace, state: &str, count: usize) -> Result<()> {
         if now >= count {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "{now} in {state} and not {count}");
+        if Instant::now() >= deadline {
+            let all = namespace.run(&["ss", "-tan"])?;
+            anyhow::bail!("{now} in {state} and not {count}: {all}");
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -35,7 +38,7 @@ fn netdiag(home: &Home, arguments: &[&str]) -> Result<Output> {
 }
 
 fn objects(home: &Home, arguments: &[&str]) -> Result<Vec<Value>> {
-    let output = netdiag(home, &[arguments, &["--format", "json"]].concat())?;
+    let output = netdiag(home, &[&["--format", "json"], arguments].concat())?;
     output.stdout.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
 }
 
@@ -50,7 +53,8 @@ fn timewait(home: &Home, arguments: &[&str], filter: &str) -> Result<(Vec<Value>
 pub fn of_time_wait() -> Result<()> {
     let (home, net) = (Home::new()?, Topology::new()?);
     let address = Family::V4.server(18901);
-    let _echo = servers::echo(&net.server, address)?;
+    // A full accept queue would end in RST.
+    let _echo = servers::steps(&net.server, &format!("tcp reuseaddr bind={address} listen=256 echo"))?;
     let churn = |count: usize| -> Result<u32> {
         let client = net.client.spawn(&clients::steps(&format!("churn={count},{address} exit=0"))?)?;
         let gone = client.pid();
