@@ -84,7 +84,7 @@ fn closers(inventory: &Inventory, wanted: Wanted, args: AskArgs) -> Vec<Option<R
     }
     let closer = |held: &Held| {
         let known = known.as_mut().filter(|_| may_know(held))?;
-        known.closer(held, inventory.listed_ns)
+        known.closer(held)
     };
     inventory.sockets.iter().map(closer).collect()
 }

@@ -12,14 +12,16 @@ pub struct TimeWait {
     pub family: Family,
     pub local: SocketAddr,
     pub peer: SocketAddr,
+    /// The connection's, never used again.
+    pub cookie: u64,
     /// Until it is gone, in milliseconds.
     pub timer_ms: u32,
 }
 
 impl From<&SocketInfo> for TimeWait {
     fn from(socket: &SocketInfo) -> Self {
-        let SocketInfo { family, local, peer, timer_ms, .. } = *socket;
-        Self { family, local, peer, timer_ms }
+        let SocketInfo { family, local, peer, cookie, timer_ms, .. } = *socket;
+        Self { family, local, peer, cookie, timer_ms }
     }
 }
 

@@ -8,7 +8,6 @@ use crate::enrich::holders;
 use crate::enrich::listeners::{accepts, everywhere};
 use crate::enrich::process::Process;
 use crate::enrich::sockets::{self, Ports, Protocol, SocketInfo, State, states};
-use crate::kernel::clock::now_ns;
 
 /// Which sockets are wanted.
 #[derive(Debug, Clone, Copy)]
@@ -60,8 +59,6 @@ pub struct Inventory {
     pub sockets: Vec<Held>,
     /// Not all namespaces were looked into.
     pub incomplete: bool,
-    /// When the sockets were listed, `CLOCK_MONOTONIC`.
-    pub listed_ns: u64,
 }
 
 impl Inventory {
@@ -79,7 +76,6 @@ impl Inventory {
             }
             Ok(found)
         });
-        let listed_ns = now_ns();
         let mut names: HashMap<u64, Option<Rc<str>>> = HashMap::new();
         let inodes: HashSet<u64> = search.found.iter().map(|(_, _, socket)| socket.inode).collect();
         let holders = holders::shared_owners_of(&inodes);
@@ -91,7 +87,7 @@ impl Inventory {
             holders: holders.get(&socket.inode).cloned().unwrap_or_default(),
             socket,
         });
-        Self { sockets: sockets.collect(), incomplete: search.incomplete, listed_ns }
+        Self { sockets: sockets.collect(), incomplete: search.incomplete }
     }
 }
 

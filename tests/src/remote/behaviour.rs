@@ -28,6 +28,8 @@ pub enum Behaviour {
     /// The SYN is answered by a bare ACK of another connection, as by a host that still has the old
     /// one (RFC 9293 §3.5.1).
     ChallengeAck,
+    /// The SYN-ACK acknowledges what was never sent, far beyond the window; after that, [`Self::Accept`].
+    AcknowledgesTooMuch,
     /// A well-behaved host: acknowledges, echoes, closes when the other end does.
     Accept,
     /// Like [`Self::Accept`], but the answer to the first data is this, followed by FIN.

@@ -171,10 +171,11 @@ impl Connection {
         }
         self.state = State::SynReceived;
         let flags = Flags { syn: true, ack: true, ..Flags::default() };
+        let beyond = if matches!(behaviour, Behaviour::AcknowledgesTooMuch) { 1_000_000 } else { 0 };
         let answer = Segment {
             flags,
             sequence: INITIAL_SEQUENCE,
-            acknowledgment: self.receive_next,
+            acknowledgment: self.receive_next.wrapping_add(beyond),
             window: self.window(behaviour),
             mss: Some(MSS),
             payload: &[],

@@ -70,7 +70,7 @@ mod tests {
             family: Family::Inet,
             local: ([10, 0, 0, 1], port).into(),
             peer: ([10, 0, 0, 2], 80).into(),
-            born_ns: 5,
+            cookie: 5,
             closer: 0,
         };
         let sockets: Vec<Owned> = (0..2 * PART as u16 + 1).map(owned).collect();

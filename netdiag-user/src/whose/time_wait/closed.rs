@@ -6,7 +6,7 @@ use std::rc::Rc;
 use netdiag_ebpf::records::{TimeWaitKey, TimeWaitOwner};
 
 use super::key::key;
-use super::owners::Owners;
+use super::owners::{Owned, Owners};
 use super::tracker::{Closer, Tracker};
 use crate::enrich::listeners::everywhere;
 use crate::enrich::sockets::{self, SocketInfo, State, states};
@@ -21,15 +21,17 @@ const ON_THE_WAY: u32 = states::FIN_WAIT1 | states::FIN_WAIT2 | states::CLOSING;
 #[derive(Debug)]
 pub struct WhoClosed {
     tracker: Tracker,
-    on_the_way: HashMap<TimeWaitKey, Rc<Closer>>,
+    /// By ends and cookie.
+    on_the_way: HashMap<(TimeWaitKey, u64), Rc<Closer>>,
 }
 
 impl From<Owners> for WhoClosed {
     fn from(mut owners: Owners) -> Self {
         let closers: Vec<Rc<Closer>> = owners.closers.iter().cloned().map(Rc::new).collect();
         let on_the_way = std::mem::take(&mut owners.on_the_way).into_iter().filter_map(|one| {
-            let socket = TimeWait { family: one.family, local: one.local, peer: one.peer, timer_ms: 0 };
-            Some((key(one.netns, &socket)?, Rc::clone(closers.get(one.closer)?)))
+            let Owned { netns, family, local, peer, cookie, closer } = one;
+            let key = key(netns, &TimeWait { family, local, peer, cookie, timer_ms: 0 })?;
+            Some(((key, cookie), Rc::clone(closers.get(closer)?)))
         });
         Self { on_the_way: on_the_way.collect(), tracker: Tracker::from(owners) }
     }
@@ -42,14 +44,14 @@ impl WhoClosed {
         state == State::TimeWait || held.is_unowned() && is_on_the_way(state)
     }
 
-    /// Who closed a socket that was listed at that time.
-    pub fn closer(&mut self, held: &Held, listed_ns: u64) -> Option<Rc<Closer>> {
+    /// Who closed a socket.
+    pub fn closer(&mut self, held: &Held) -> Option<Rc<Closer>> {
         let socket = TimeWait::from(&held.socket);
         if held.socket.state == State::TimeWait {
-            return self.tracker.see(held.netns, &socket, listed_ns, &mut |_| None);
+            return self.tracker.see(held.netns, &socket, now_ns(), &mut |_| None);
         }
         let known = Self::may_know(held).then(|| key(held.netns, &socket)).flatten();
-        known.and_then(|key| self.on_the_way.get(&key).cloned())
+        known.and_then(|key| self.on_the_way.get(&(key, socket.cookie)).cloned())
     }
 }
 

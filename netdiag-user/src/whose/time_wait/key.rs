@@ -29,8 +29,8 @@ pub(super) fn key(netns: u64, socket: &TimeWait) -> Option<TimeWaitKey> {
     Some(TimeWaitKey { tuple, netns: u32::try_from(netns).ok()?, _pad: 0 })
 }
 
-/// The socket of a key that [`key`] made.
-pub(super) fn socket(key: &TimeWaitKey) -> (u64, TimeWait) {
+/// The namespace and the socket of a key that [`key`] made.
+pub(super) fn socket(key: &TimeWaitKey, cookie: u64) -> (u64, TimeWait) {
     let Tuple { saddr, daddr, sport, dport, .. } = key.tuple;
     let family = if i32::from(key.tuple.family) == libc::AF_INET { Family::Inet } else { Family::Inet6 };
     let end = |bytes: [u8; 16], port| {
@@ -41,7 +41,7 @@ pub(super) fn socket(key: &TimeWaitKey) -> (u64, TimeWait) {
         };
         SocketAddr::new(ip, port)
     };
-    let socket = TimeWait { family, local: end(saddr, sport), peer: end(daddr, dport), timer_ms: 0 };
+    let socket = TimeWait { family, local: end(saddr, sport), peer: end(daddr, dport), cookie, timer_ms: 0 };
     (key.netns.into(), socket)
 }
 
@@ -55,6 +55,7 @@ mod tests {
             family: Family::Inet6,
             local: "10.0.0.1:80".parse().unwrap(),
             peer: "10.0.0.2:4000".parse().unwrap(),
+            cookie: 5,
             timer_ms: 0,
         };
         let mapped = key(7, &one).unwrap();
@@ -64,10 +65,10 @@ mod tests {
         assert_eq!((plain.tuple.sport, plain.tuple.dport, plain.netns), (80, 4000, 7));
         assert_eq!(key(u64::MAX, &one), None);
         for one in [one, TimeWait { family: Family::Inet, ..one }] {
-            assert_eq!(socket(&key(7, &one).unwrap()), (7, one));
+            assert_eq!(socket(&key(7, &one).unwrap(), 5), (7, one));
         }
         let six =
             TimeWait { local: "[fd00::1]:80".parse().unwrap(), peer: "[fd00::2]:9".parse().unwrap(), ..one };
-        assert_eq!(socket(&key(7, &six).unwrap()), (7, six));
+        assert_eq!(socket(&key(7, &six).unwrap(), 5), (7, six));
     }
 }

@@ -32,8 +32,8 @@ pub struct Owned {
     pub family: Family,
     pub local: SocketAddr,
     pub peer: SocketAddr,
-    /// When it came to TIME_WAIT, `CLOCK_MONOTONIC`; 0 before that.
-    pub born_ns: u64,
+    /// As sock_diag shows it.
+    pub cookie: u64,
     /// Index into [`Owners::closers`].
     pub closer: usize,
 }
@@ -44,14 +44,14 @@ impl Tracker {
     pub fn owners(&mut self, peek: impl FnMut(&TimeWaitKey) -> Option<TimeWaitOwner>) -> Owners {
         let mut closers = Numbered::default();
         let on_the_way = self.on_the_way(peek).into_iter().map(|(netns, socket, closer)| {
-            let TimeWait { family, local, peer, .. } = TimeWait::from(&socket);
-            Owned { netns, family, local, peer, born_ns: 0, closer: closers.number(&closer) }
+            let TimeWait { family, local, peer, cookie, .. } = TimeWait::from(&socket);
+            Owned { netns, family, local, peer, cookie, closer: closers.number(&closer) }
         });
         let on_the_way = on_the_way.collect();
         let sockets = self.known().iter().filter_map(|(key, known)| {
             let closer = closers.number(known.closer.as_ref()?);
-            let (netns, TimeWait { family, local, peer, .. }) = key::socket(key);
-            Some(Owned { netns, family, local, peer, born_ns: known.born_ns, closer })
+            let (netns, TimeWait { family, local, peer, cookie, .. }) = key::socket(key, known.cookie);
+            Some(Owned { netns, family, local, peer, cookie, closer })
         });
         let sockets = sockets.collect();
         Owners { since_ns: self.since_ns(), sockets, on_the_way, closers: closers.all }
@@ -80,10 +80,10 @@ impl From<Owners> for Tracker {
         let mut tracker = Self::new(owners.since_ns);
         let closers: Vec<Rc<Closer>> = owners.closers.into_iter().map(Rc::new).collect();
         for one in owners.sockets {
-            let Owned { netns, family, local, peer, born_ns, closer } = one;
-            let key = key::key(netns, &TimeWait { family, local, peer, timer_ms: 0 });
+            let Owned { netns, family, local, peer, cookie, closer } = one;
+            let key = key::key(netns, &TimeWait { family, local, peer, cookie, timer_ms: 0 });
             if let (Some(key), Some(closer)) = (key, closers.get(closer)) {
-                tracker.remember(key, Known { born_ns, closer: Some(Rc::clone(closer)) });
+                tracker.remember(key, Known { cookie, closer: Some(Rc::clone(closer)) });
             }
         }
         tracker

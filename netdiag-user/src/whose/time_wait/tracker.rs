@@ -18,10 +18,6 @@ use crate::probes::{Closed, time_wait};
 
 /// Sockets beyond this number are not remembered, and count as missed.
 const MAX_SOCKETS: usize = 1 << 18;
-/// The same socket shows a begin that differs by less: the kernel's ticks, and the time that a list takes.
-const SAME_NS: u64 = 250_000_000;
-/// A retransmitted FIN begins the minute anew; one that has come later than this is perhaps another connection.
-const PERHAPS_SAME_NS: u64 = 1_500_000_000;
 /// What was closed just before the program was attached comes to TIME_WAIT a moment later.
 const START_MARGIN: Duration = Duration::from_millis(500);
 
@@ -71,8 +67,8 @@ impl Closer {
 /// What is known of a socket.
 #[derive(Debug, Clone)]
 pub(super) struct Known {
-    /// When it came to TIME_WAIT.
-    pub(super) born_ns: u64,
+    /// The connection's, which stays in TIME_WAIT; the age does not tell: a retransmitted FIN begins the minute anew.
+    pub(super) cookie: u64,
     pub(super) closer: Option<Rc<Closer>>,
 }
 
@@ -162,22 +158,20 @@ impl Tracker {
     ) -> Option<Rc<Closer>> {
         let key = key(netns, socket)?;
         let age = age(socket.timer_ms);
-        let born_ns = now_ns.saturating_sub(age.as_nanos() as u64);
-        let before = self.known.remove(&key);
-        let is_new = before.is_none() && born_ns > self.looks_ns[1];
-        let apart = |known: &Known| known.born_ns.abs_diff(born_ns);
-        let closer = match before {
-            Some(known) if known.closer.is_some() && apart(&known) < SAME_NS => known.closer,
-            before => match take(&key).as_ref().and_then(time_wait::decode) {
-                Some(closed) => Some(self.closer(&closed, now_ns)),
-                None => before.filter(|known| apart(known) < PERHAPS_SAME_NS).and_then(|known| known.closer),
-            },
+        let before = self.known.remove(&key).filter(|known| known.cookie == socket.cookie);
+        let is_new = before.is_none() && now_ns.saturating_sub(age.as_nanos() as u64) > self.looks_ns[1];
+        let closer = match before.and_then(|known| known.closer) {
+            Some(closer) => Some(closer),
+            None => {
+                let closed = take(&key).as_ref().and_then(time_wait::decode);
+                closed.map(|closed| self.closer(&closed, now_ns))
+            }
         };
         if closer.is_none() && is_new && self.was_watched(age, now_ns) {
             self.missed.not_noted += 1;
         }
         if self.next.len() < self.max {
-            self.next.insert(key, Known { born_ns, closer: closer.clone() });
+            self.next.insert(key, Known { cookie: socket.cookie, closer: closer.clone() });
         } else if is_new {
             self.missed.beyond += 1;
         }
@@ -239,9 +233,11 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    fn socket(port: u16, timer_ms: u32) -> TimeWait {
+    /// In TIME_WAIT for so many seconds.
+    fn socket(port: u16, cookie: u64, age_s: u32) -> TimeWait {
         let local = SocketAddr::from(([10, 0, 0, 1], port));
-        TimeWait { family: Family::Inet, local, peer: SocketAddr::from(([10, 0, 0, 2], 80)), timer_ms }
+        let peer = SocketAddr::from(([10, 0, 0, 2], 80));
+        TimeWait { family: Family::Inet, local, peer, cookie, timer_ms: 60_000 - 1_000 * age_s }
     }
 
     fn closed(pid: u32) -> TimeWaitOwner {
@@ -267,22 +263,22 @@ mod tests {
     #[test]
     fn is_remembered_while_it_waits() {
         let mut tracker = Tracker::new(0);
-        assert_eq!(look(&mut tracker, 100, &socket(1, 60_000), Some(closed(7))), Some(7));
-        assert_eq!(look(&mut tracker, 101, &socket(1, 59_000), None), Some(7));
+        assert_eq!(look(&mut tracker, 100, &socket(1, 11, 0), Some(closed(7))), Some(7));
+        assert_eq!(look(&mut tracker, 130, &socket(1, 11, 30), None), Some(7));
         // The FIN came once more, and the minute began anew.
-        assert_eq!(look(&mut tracker, 102, &socket(1, 59_300), None), Some(7));
-        assert_eq!(look(&mut tracker, 103, &socket(2, 59_000), None), None);
+        assert_eq!(look(&mut tracker, 131, &socket(1, 11, 0), None), Some(7));
+        assert_eq!(look(&mut tracker, 132, &socket(2, 12, 0), None), None);
         // It was gone for a look.
-        assert_eq!(look(&mut tracker, 104, &socket(1, 57_000), None), None);
+        assert_eq!(look(&mut tracker, 133, &socket(1, 11, 2), None), None);
     }
 
     #[test]
     fn the_same_ends_may_belong_to_another_later() {
         let mut tracker = Tracker::new(0);
-        assert_eq!(look(&mut tracker, 100, &socket(1, 60_000), Some(closed(7))), Some(7));
-        assert_eq!(look(&mut tracker, 101, &socket(1, 59_900), Some(closed(8))), Some(8));
-        // The second owner was missed: the first is not named in its place.
-        assert_eq!(look(&mut tracker, 111, &socket(1, 59_900), None), None);
+        assert_eq!(look(&mut tracker, 100, &socket(1, 11, 0), Some(closed(7))), Some(7));
+        assert_eq!(look(&mut tracker, 101, &socket(1, 12, 0), Some(closed(8))), Some(8));
+        // The third owner was missed: the second is not named in its place.
+        assert_eq!(look(&mut tracker, 102, &socket(1, 13, 0), None), None);
     }
 
     #[test]
@@ -297,16 +293,17 @@ mod tests {
     fn each_miss_counts_once() {
         let mut tracker = Tracker::bounded(100 * SECOND, 1);
         // Closed before, then unseen, then the same once more.
-        look(&mut tracker, 101, &socket(1, 50_000), None);
+        look(&mut tracker, 101, &socket(1, 11, 10), None);
         assert_eq!(tracker.missed(), Missed::default());
-        look(&mut tracker, 110, &socket(2, 57_000), None);
-        look(&mut tracker, 112, &socket(2, 55_000), None);
+        look(&mut tracker, 110, &socket(2, 12, 3), None);
+        look(&mut tracker, 112, &socket(2, 12, 5), None);
         assert_eq!(tracker.missed(), Missed { not_noted: 1, beyond: 0 });
         // Two at once, with room for one.
-        for (now_s, timer_ms) in [(120, 58_000), (125, 53_000)] {
+        for (now_s, age_s) in [(120, 2), (125, 7)] {
             tracker.begin(now_s * SECOND);
             for port in [3, 4] {
-                tracker.see(1, &socket(port, timer_ms), now_s * SECOND, &mut |_| Some(closed(7)));
+                let socket = socket(port, port.into(), age_s);
+                tracker.see(1, &socket, now_s * SECOND, &mut |_| Some(closed(7)));
             }
             tracker.end();
         }
@@ -333,15 +330,15 @@ mod tests {
         let mut tracker = Tracker::new(100);
         tracker.begin(100 * SECOND);
         for (port, pid) in [(1, 7), (2, 8), (3, 7)] {
-            tracker.see(1, &socket(port, 60_000), 100 * SECOND, &mut |_| Some(closed(pid)));
+            tracker.see(1, &socket(port, port.into(), 0), 100 * SECOND, &mut |_| Some(closed(pid)));
         }
-        tracker.see(1, &socket(4, 60_000), 100 * SECOND, &mut |_| None);
+        tracker.see(1, &socket(4, 4, 0), 100 * SECOND, &mut |_| None);
         tracker.end();
         let owners = tracker.owners(|_| None);
         assert_eq!((owners.closers.len(), owners.sockets.len(), owners.since_ns), (2, 3, 100));
         let text = serde_json::to_string(&owners).unwrap();
         let mut other = Tracker::from(serde_json::from_str::<Owners>(&text).unwrap());
-        assert_eq!(look(&mut other, 101, &socket(3, 59_000), None), Some(7));
+        assert_eq!(look(&mut other, 101, &socket(3, 3, 1), None), Some(7));
         assert_eq!(other.since_ns(), 100);
     }
 }
