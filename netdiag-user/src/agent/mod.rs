@@ -150,6 +150,7 @@ impl Agent {
         let sources = Sources {
             history: config.history.enabled.then(|| config.history.dir.clone()),
             drops: book,
+            board: Arc::clone(&board),
             owners: census.as_ref().map(Census::asker),
         };
         let since_us = Timestamp::now().as_microsecond();

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{bail, ensure};
 use jiff::Timestamp;
-use netdiag::agent::ask::{Agent, NotAsked, PastDrop, Request};
+use netdiag::agent::ask::{Agent, DropsPart, NotAsked, Request};
 use netdiag::agent::config::Config;
 use netdiag::drops::{By, Groups, Who};
 use netdiag::engine::now_ns;
@@ -36,9 +36,12 @@ pub fn tell(args: &DropsArgs, global: &Global, filter: Option<&Filter>) -> anyho
     };
     let since = agent.since();
     let (mut groups, mut who) = (Groups::new(by), Who::default());
-    let mut not_told_apart = 0;
-    agent.ask(&Request::Drops, |past: PastDrop| {
-        not_told_apart += past.add_to(&mut groups, by, filter, &mut who);
+    let (mut not_told_apart, mut not_recorded) = (0, 0);
+    agent.ask(&Request::Drops, |part: DropsPart| {
+        match part {
+            DropsPart::Drop(past) => not_told_apart += past.add_to(&mut groups, by, filter, &mut who),
+            DropsPart::NotRecorded(number) => not_recorded = number,
+        }
         ControlFlow::Continue(())
     })?;
     let now = Timestamp::now();
@@ -53,6 +56,7 @@ pub fn tell(args: &DropsArgs, global: &Global, filter: Option<&Filter>) -> anyho
         groups: 0,
         normal: 0,
         not_told_apart,
+        not_recorded,
     };
     let (mut out, look) = (Language::open(global, Stream::Stdout)?, sink::look(global, Stream::Stdout));
     let mut normal = Vec::new();

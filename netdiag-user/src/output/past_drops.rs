@@ -21,12 +21,14 @@ pub struct PastDropsReport {
     pub normal: u64,
     /// Of flows that are no longer told apart: whether they are asked for is not known.
     pub not_told_apart: u64,
+    /// Above the rate of their flow, and not told by a later record: nothing is known of them.
+    pub not_recorded: u64,
 }
 
 impl PastDropsReport {
     /// A line, without its end.
     pub fn text(&self) -> String {
-        let Self { losses, groups, normal, not_told_apart, .. } = self;
+        let Self { losses, groups, normal, not_told_apart, not_recorded, .. } = self;
         let word = |number: u64, word: &str, words: &str| {
             format!("{number} {}", if number == 1 { word } else { words })
         };
@@ -37,7 +39,13 @@ impl PastDropsReport {
             0 => String::new(),
             some => format!("; {some} more are of flows that it no longer tells apart"),
         };
-        format!("netdiag: {losses} in {groups}, {normal} normal, since {since}, from the agent{apart}")
+        let records = match not_recorded {
+            0 => String::new(),
+            some => format!("; of {some} more, in floods, nothing is known"),
+        };
+        format!(
+            "netdiag: {losses} in {groups}, {normal} normal, since {since}, from the agent{apart}{records}"
+        )
     }
 }
 
@@ -50,13 +58,22 @@ mod tests {
         let now: Timestamp = "2026-11-26T04:00:00Z".parse().unwrap();
         let since: Timestamp = "2026-11-26T03:01:58Z".parse().unwrap();
         let head = Head::new("past-drops", now);
-        let report = PastDropsReport { head, since, losses: 1, groups: 1, normal: 2, not_told_apart: 0 };
+        let report = PastDropsReport {
+            head,
+            since,
+            losses: 1,
+            groups: 1,
+            normal: 2,
+            not_told_apart: 0,
+            not_recorded: 0,
+        };
         let line = "netdiag: 1 loss in 1 group, 2 normal, since 03:01:58 UTC, from the agent";
         assert_eq!(report.text(), line);
-        let more = PastDropsReport { losses: 9, groups: 2, not_told_apart: 7, ..report };
+        let more = PastDropsReport { losses: 9, groups: 2, not_told_apart: 7, not_recorded: 8, ..report };
         assert_eq!(
             more.text(),
-            "netdiag: 9 losses in 2 groups, 2 normal, since 03:01:58 UTC, from the agent; 7 more are of flows that it no longer tells apart"
+            "netdiag: 9 losses in 2 groups, 2 normal, since 03:01:58 UTC, from the agent; 7 more are of flows that it \
+             no longer tells apart; of 8 more, in floods, nothing is known"
         );
     }
 }

@@ -204,6 +204,7 @@ mod tests {
 
     use super::super::{Agent, NotAsked, drops::DropBook};
     use super::*;
+    use crate::agent::metrics::Board;
 
     struct Running {
         _answers: Answers,
@@ -219,7 +220,8 @@ mod tests {
         let door = Door::open(&path, &group).unwrap();
         assert_eq!(door.root_alone, None);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, AND_GROUP);
-        let sources = Sources { history: None, drops: Arc::new(DropBook::default()), owners: None };
+        let drops = Arc::new(DropBook::default());
+        let sources = Sources { history: None, drops, board: Board::new(9), owners: None };
         let answers = Answers::start(door, 1_700_000_000_000_000, sources).unwrap();
         Running { _answers: answers, path, _directory: directory }
     }
@@ -242,7 +244,7 @@ mod tests {
     fn it_answers_or_says_why_not() {
         let running = start();
         assert_eq!(Agent::find(&running.path).unwrap().since().as_second(), 1_700_000_000);
-        assert!(ask(&running.path, &Request::Drops).unwrap().is_empty());
+        assert_eq!(ask(&running.path, &Request::Drops).unwrap(), [serde_json::json!({ "not-recorded": 0 })]);
         for (request, why) in [
             (Request::TimeWait, "does not note who closes"),
             (history("timeout.*", "port 80"), "stores nothing"),

@@ -42,6 +42,15 @@ pub struct PastDrop {
     pub drop: Box<Drop>,
 }
 
+/// One thing after the other.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DropsPart {
+    Drop(PastDrop),
+    /// Drops above their rate that no record told of.
+    NotRecorded(u64),
+}
+
 /// What drops of one flow have in common. Rules are told apart inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Flow {
@@ -75,6 +84,8 @@ struct Book {
     hasher: RandomState,
     flows: HashMap<Flow, Vec<(u64, PastDrop)>>,
     causes: HashMap<Cause, PastDrop>,
+    /// Drops above their rate that counted with a later record.
+    suppressed: u64,
 }
 
 impl DropBook {
@@ -84,10 +95,12 @@ impl DropBook {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).add(drop, now_us, reasons, symbol);
     }
 
-    /// All, in no order.
-    pub fn all(&self) -> Vec<PastDrop> {
+    /// All, in no order. `limited`: drops above their rate, whether a later record told of them or not.
+    pub fn all(&self, limited: u64) -> Vec<DropsPart> {
         let book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        book.flows.values().flatten().map(|(_, drop)| drop).chain(book.causes.values()).cloned().collect()
+        let drops = book.flows.values().flatten().map(|(_, drop)| drop).chain(book.causes.values());
+        let not_recorded = DropsPart::NotRecorded(limited.saturating_sub(book.suppressed));
+        drops.cloned().map(DropsPart::Drop).chain([not_recorded]).collect()
     }
 }
 
@@ -106,6 +119,7 @@ impl Book {
         };
         let rule = drop.rule.as_deref().map(|rule| self.identity(rule));
         let count = 1 + u64::from(drop.suppressed);
+        self.suppressed += u64::from(drop.suppressed);
         if self.flows.len() >= MAX_FLOWS && !self.flows.contains_key(&flow) {
             self.fold_half();
         }
@@ -242,6 +256,7 @@ mod tests {
         assert_eq!(counts, [(8, 10, 50), (1, 30, 30), (1, late, late)]);
         assert_eq!(all[2].drop.rule, None);
         let first = all[0];
+        assert_eq!(book.suppressed, 4);
         assert_eq!((first.reason.as_str(), first.hook), ("NETFILTER_DROP", Some(Hook::Forward)));
         assert_eq!(first.symbol.as_deref(), Some("nft_do_chain"));
         assert_eq!(first.drop.rule.as_ref().unwrap().handle, Some(7));

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub(super) use answers::{Answers, Door};
 pub use client::{Agent, NotAsked};
 pub(super) use drops::DropBook;
-pub use drops::PastDrop;
+pub use drops::{DropsPart, PastDrop};
 pub(super) use sources::Sources;
 
 /// Raised by a change after which an older command or an older agent would misunderstand the other.
@@ -44,7 +44,7 @@ pub struct Hello {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "kebab-case")]
 pub enum Request {
-    /// The drops since the agent began: lines of [`PastDrop`].
+    /// The drops since the agent began: lines of [`DropsPart`].
     Drops,
     /// Who closed what is in TIME_WAIT.
     TimeWait,

@@ -13,6 +13,7 @@ use super::owners::parts;
 use super::{Line, Request, frame};
 use crate::agent::census::Asker;
 use crate::agent::history::{Query, Told, tell};
+use crate::agent::metrics::{self, Board};
 use crate::filter::Filter;
 use crate::memory;
 
@@ -32,6 +33,7 @@ pub struct Sources {
     /// `None`: nothing is stored.
     pub history: Option<PathBuf>,
     pub drops: Arc<DropBook>,
+    pub board: Arc<Board>,
     /// `None`: it is not noted who closes.
     pub owners: Option<Asker>,
 }
@@ -80,7 +82,8 @@ impl Sources {
     ) -> Result<(), Failure> {
         match request {
             Request::Drops => {
-                self.drops.all().into_iter().try_for_each(|drop| sending.line(&Line::Item(drop)))
+                let limited = self.board.get(&metrics::RECORDS_LIMITED, &["drop"]) as u64;
+                self.drops.all(limited).into_iter().try_for_each(|part| sending.line(&Line::Item(part)))
             }
             Request::TimeWait => {
                 let asker = self.owners.as_ref();
