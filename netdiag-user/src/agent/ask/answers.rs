@@ -248,7 +248,7 @@ mod tests {
         for (request, why) in [
             (Request::TimeWait, "does not note who closes"),
             (history("timeout.*", "port 80"), "stores nothing"),
-            (history("timeout.*", "port eighty"), "port eighty"),
+            (history("timeout.*", "port eighty"), "found `eighty`"),
             (history("*a*b*c*d", "port 80"), "too long"),
         ] {
             let error = ask(&running.path, &request).unwrap_err().to_string();
