@@ -10,8 +10,12 @@ pub const FLAG_RESET_REASON: u32 = 4;
 /// Count every drop by its reason in the map `DROP_TOTALS` (`drops`).
 pub const FLAG_COUNT_DROPS: u32 = 8;
 
-/// Note in the map `TIME_WAIT_OWNERS` who closes first (`agent`; `timewait` has the program `time_wait` for it).
-pub const FLAG_CLOSERS: u32 = 16;
+/// Note in the map `TIME_WAIT_OWNERS` who closes first (`timewait` has the program `time_wait` for it), and in
+/// `LAST_LISTENERS` who listened last (`agent`).
+pub const FLAG_OWNERS: u32 = 16;
+
+/// Keep the map `HISTOGRAMS` (`agent`).
+pub const FLAG_LATENCY: u32 = 32;
 
 /// Buckets that limit the rate of records, each for keys that are equal modulo this number. A power of two.
 pub const LIMIT_BUCKETS: u32 = 4096;

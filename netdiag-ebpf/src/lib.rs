@@ -8,4 +8,5 @@
 pub mod config;
 pub mod counters;
 pub mod fields;
+pub mod histogram;
 pub mod records;

@@ -521,6 +521,27 @@ pub mod time_wait_flag {
     pub const KERNEL_THREAD: u32 = 1;
 }
 
+/// Where somebody listened.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct LastListenerKey {
+    pub address: [u8; 16],
+    pub netns: u32,
+    pub family: u16,
+    pub port: u16,
+}
+
+/// Who listened there last.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LastListener {
+    /// 0: before the program was attached, or not known.
+    pub since_ns: u64,
+    pub until_ns: u64,
+    /// Who held the socket last; all zero where that is not known.
+    pub owner: Owner,
+}
+
 macro_rules! sizes {
     ($($t:ty = $n:expr;)*) => { $(const _: () = assert!(size_of::<$t>() == $n);)* };
 }
@@ -554,4 +575,6 @@ sizes! {
     Interest = 24;
     TimeWaitKey = 48;
     TimeWaitOwner = 56;
+    LastListenerKey = 24;
+    LastListener = 56;
 }

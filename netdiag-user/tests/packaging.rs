@@ -9,13 +9,19 @@ use std::path::Path;
 use std::process::Command;
 
 use common::{files, none, read, root};
-use netdiag::agent::metrics::{METRICS, Metric};
+use netdiag::agent::metrics::{Kind, METRICS, Metric};
 
 /// Labels that Prometheus adds.
 const FOREIGN: &[&str] = &["instance", "job", "severity"];
 
 fn metric(name: &str) -> Option<&'static &'static Metric> {
-    METRICS.iter().find(|metric| metric.exposed() == name)
+    METRICS.iter().find(|metric| match metric.kind {
+        Kind::Histogram => {
+            let series = name.strip_prefix(&metric.exposed());
+            series.is_some_and(|series| ["_bucket", "_sum", "_count"].contains(&series))
+        }
+        Kind::Counter | Kind::Gauge => metric.exposed() == name,
+    })
 }
 
 /// The words of a query that may name something.
@@ -44,8 +50,11 @@ fn complaints(query: &str) -> Vec<String> {
     if metrics.is_empty() {
         wrong.push("asks for no metric of netdiag".to_owned());
     }
-    let known: Vec<&str> =
+    let mut known: Vec<&str> =
         metrics.iter().filter_map(|name| metric(name)).flat_map(|metric| metric.labels).copied().collect();
+    if metrics.iter().any(|name| name.ends_with("_bucket")) {
+        known.push("le");
+    }
     let mut labels = Vec::new();
     for grouping in ["by (", "without (", "on ("] {
         labels

@@ -10,13 +10,16 @@
 //! socket is locked by a process (`sk_lock.owned`) and has no error. A softirq that closes it sets `sk_err`
 //! first, but the application may take that on another CPU before the transition.
 
+mod latency;
+mod listeners;
+
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
-use netdiag_ebpf::config::{FLAG_ALL, FLAG_CLOSERS, FLAG_TRACK_PROCESSES};
+use netdiag_ebpf::config::{FLAG_ALL, FLAG_LATENCY, FLAG_OWNERS, FLAG_TRACK_PROCESSES};
 use netdiag_ebpf::counters::Counter;
 use netdiag_ebpf::fields::Field;
 use netdiag_ebpf::records::{
@@ -44,8 +47,12 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     let sk: *const c_void = ctx.arg(0);
     let old = ctx.arg::<i32>(1) as u8;
     let new = ctx.arg::<i32>(2) as u8;
-    if config() & FLAG_CLOSERS != 0 {
+    if config() & FLAG_OWNERS != 0 {
         time_wait::changed(sk, old, new);
+        listening(sk, old, new);
+    }
+    if config() & FLAG_LATENCY != 0 {
+        measured(sk, old, new);
     }
     match (old, new) {
         (_, state::SYN_SENT) => opened(sk),
@@ -65,6 +72,24 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
         _ => passed(sk, old, new),
     }
     0
+}
+
+#[inline(always)]
+fn listening(sk: *const c_void, old: u8, new: u8) {
+    match (old, new) {
+        (_, state::LISTEN) => listeners::began(sk),
+        (state::LISTEN, state::CLOSE) => listeners::ended(sk),
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn measured(sk: *const c_void, old: u8, new: u8) {
+    match (old, new) {
+        (state::SYN_SENT, state::ESTABLISHED) => latency::connected(sk),
+        (state::ESTABLISHED, _) => latency::leaves(sk),
+        _ => {}
+    }
 }
 
 /// CLOSE -> SYN_SENT, in the process that calls connect().

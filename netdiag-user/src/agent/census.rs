@@ -1,5 +1,5 @@
 //! Counts sockets that no failing connection tells of, and whose they are: TIME_WAIT by who closed them, and
-//! CLOSE_WAIT by who keeps them.
+//! CLOSE_WAIT by who keeps them. Remembers who held a port last.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,15 +8,19 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, s
 use std::thread;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+
 use super::metrics::{self, Board};
 use crate::engine::now_ns;
 use crate::enrich::sockets::{State, states};
+use crate::kernel::last_listeners::LastListeners;
 use crate::kernel::time_wait::Closers;
 use crate::memory;
+use crate::whose::last_holders::{LastHolder, LastHolders};
 use crate::whose::time_wait::{Owners, Tracker};
 use crate::whose::{Ask, Inventory};
 
-/// How often CLOSE_WAIT is counted. Who holds a socket is found by looking through all of /proc.
+/// How often CLOSE_WAIT is counted and ports are looked at. Who holds a socket is found by looking through all of /proc.
 const CLOSE_WAIT_EVERY: Duration = Duration::from_secs(60);
 /// How often TIME_WAIT is counted, where there is any: each must be seen once in its minute.
 const TIME_WAIT_EVERY: Duration = Duration::from_secs(15);
@@ -49,16 +53,17 @@ pub struct Asker(Sender<Question>);
 #[derive(Debug)]
 enum Question {
     TimeWait(SyncSender<Owners>),
+    Port(u16, SyncSender<Vec<LastHolder>>),
 }
 
 impl Census {
     /// # Errors
     /// When the thread cannot be started.
-    pub fn start(board: Arc<Board>, closers: Closers) -> std::io::Result<Self> {
+    pub fn start(board: Arc<Board>, noted: (Closers, LastListeners)) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let (asker, questions) = channel();
         let own = Arc::clone(&shared);
-        let run = move || Counting::new(board, closers, own).run(&questions);
+        let run = move || Counting::new(board, noted, own).run(&questions);
         thread::Builder::new().name("netdiag-census".into()).spawn(run)?;
         Ok(Self { shared, asker: Asker(asker) })
     }
@@ -85,6 +90,15 @@ impl Asker {
         self.0.send(Question::TimeWait(answer)).ok()?;
         answered.recv_timeout(patience).ok()
     }
+
+    /// Who held a port last: listened on a TCP port, or was bound to a UDP port, in each namespace and at each
+    /// address; the latest first. Whether somebody holds it now is not looked at. `None`: there is no answer in that
+    /// time.
+    pub fn last_holders(&self, port: u16, patience: Duration) -> Option<Vec<LastHolder>> {
+        let (answer, answered) = sync_channel(1);
+        self.0.send(Question::Port(port, answer)).ok()?;
+        answered.recv_timeout(patience).ok()
+    }
 }
 
 /// The thread's own.
@@ -93,15 +107,18 @@ struct Counting {
     shared: Arc<Shared>,
     closers: Closers,
     tracker: Tracker,
+    listeners: LastListeners,
+    holders: LastHolders,
     /// When it was last looked at TIME_WAIT, the closes until then, and how many sockets there were.
     time_wait: Option<(Instant, u64, u64)>,
     close_wait: Option<Instant>,
 }
 
 impl Counting {
-    fn new(board: Arc<Board>, closers: Closers, shared: Arc<Shared>) -> Self {
+    fn new(board: Arc<Board>, (closers, listeners): (Closers, LastListeners), shared: Arc<Shared>) -> Self {
         let tracker = Tracker::bounded(closers.since_ns(), REMEMBERED);
-        Self { board, shared, closers, tracker, time_wait: None, close_wait: None }
+        let holders = LastHolders::default();
+        Self { board, shared, closers, tracker, listeners, holders, time_wait: None, close_wait: None }
     }
 
     fn run(mut self, questions: &Receiver<Question>) {
@@ -116,6 +133,10 @@ impl Counting {
                     // Who asked may have left.
                     let closers = &self.closers;
                     let _ = answer.send(self.tracker.owners(|key| closers.peek(key)));
+                }
+                Ok(Question::Port(port, answer)) => {
+                    let noted = self.listeners.of_port(port);
+                    let _ = answer.send(self.holders.of_port(port, &noted, now_ns()));
                 }
                 Err(RecvTimeoutError::Timeout) => self.count_what_is_due(),
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -140,7 +161,7 @@ impl Counting {
         }
         if self.close_wait.is_none_or(|at| at.elapsed() >= CLOSE_WAIT_EVERY) {
             self.close_wait = Some(Instant::now());
-            count_close_wait(&self.board);
+            self.count_held();
         }
     }
 
@@ -167,15 +188,17 @@ impl Counting {
         }
         self.time_wait = Some((Instant::now(), closes, sockets));
     }
-}
 
-fn count_close_wait(board: &Board) {
-    let all = Inventory::read(Ask { tcp: states::CLOSE_WAIT, udp: 0, ports: None });
-    let mut counts = HashMap::new();
-    for held in all.sockets.iter().filter(|held| held.socket.state == State::CloseWait) {
-        *counts.entry(label(held.holder().map(|process| process.comm.as_str()))).or_insert(0.0) += 1.0;
+    fn count_held(&mut self) {
+        // Listeners come with what is asked for.
+        let all = Inventory::read(Ask { tcp: states::CLOSE_WAIT, udp: states::CLOSE, ports: None });
+        let mut counts = HashMap::new();
+        for held in all.sockets.iter().filter(|held| held.socket.state == State::CloseWait) {
+            *counts.entry(label(held.holder().map(|process| process.comm.as_str()))).or_insert(0.0) += 1.0;
+        }
+        self.board.replace(&metrics::CLOSE_WAIT, counts);
+        self.holders.look(&all.sockets, Timestamp::now());
     }
-    board.replace(&metrics::CLOSE_WAIT, counts);
 }
 
 fn label(process: Option<&str>) -> String {

@@ -61,6 +61,7 @@ pub struct History {
 #[serde(default, deny_unknown_fields)]
 pub struct Metrics {
     pub top: Within<1, 1_000>,
+    pub latency: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,7 +111,7 @@ impl Default for History {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { top: Within::new(50) }
+        Self { top: Within::new(50), latency: true }
     }
 }
 

@@ -10,6 +10,8 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
+use crate::kernel::histograms::Distribution;
+
 /// All names begin with it.
 pub const PREFIX: &str = "netdiag";
 /// What the label values are called that have no series of their own.
@@ -24,6 +26,8 @@ pub enum Kind {
     /// Only grows while the agent runs; its name gets `_total`.
     Counter,
     Gauge,
+    /// How often values were in each of its buckets; one label.
+    Histogram,
 }
 
 /// Who chooses the values of a metric's labels.
@@ -78,6 +82,10 @@ metrics! {
         "The same by address and port that was connected to";
     OPENED: Counter Own "connections_opened" [] "Connections opened by processes of this machine";
     ESTABLISHED: Counter Own "connections_established" [] "Those of them that reached ESTABLISHED";
+    CONNECT_LATENCY: Histogram Own "connect_latency_seconds" ["path"]
+        "From SYN_SENT to ESTABLISHED, of all connections made; path: over the network, or local to this machine";
+    ROUND_TRIP: Histogram Own "rtt_seconds" ["path"]
+        "Smoothed round-trip time when a connection leaves ESTABLISHED, of all connections of both sides";
     CLOSE_WAIT: Gauge Open "close_wait_sockets" ["process"]
         "Connections that the peer has closed and the process has not, once a minute";
     TIME_WAIT: Gauge Open "time_wait_sockets" ["process"]
@@ -125,13 +133,14 @@ type Series = BTreeMap<Labels, f64>;
 #[derive(Debug)]
 pub struct Board {
     series: Mutex<BTreeMap<&'static str, Series>>,
+    distributions: Mutex<BTreeMap<&'static str, BTreeMap<&'static str, Distribution>>>,
     /// Series of metrics with open values.
     top: usize,
 }
 
 impl Board {
     pub fn new(top: usize) -> Arc<Self> {
-        Arc::new(Self { series: Mutex::default(), top })
+        Arc::new(Self { series: Mutex::default(), distributions: Mutex::default(), top })
     }
 
     /// Adds to a counter.
@@ -185,6 +194,11 @@ impl Board {
         self.lock().insert(metric.name, series);
     }
 
+    /// Sets a histogram's series; netdiag chooses the label.
+    pub fn distribute(&self, metric: &'static Metric, label: &'static str, to: Distribution) {
+        self.lock_distributions().entry(metric.name).or_default().insert(label, to);
+    }
+
     /// The series' labels, and whether they had to become [`OTHER`].
     fn key(&self, series: &Series, metric: &Metric, values: &[&str]) -> (Labels, bool) {
         debug_assert_eq!(metric.labels.len(), values.len(), "{}", metric.name);
@@ -198,6 +212,12 @@ impl Board {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, Series>> {
         self.series.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_distributions(
+        &self,
+    ) -> MutexGuard<'_, BTreeMap<&'static str, BTreeMap<&'static str, Distribution>>> {
+        self.distributions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// OpenMetrics text.
@@ -222,11 +242,16 @@ struct Exposed(Arc<Board>);
 impl Collector for Exposed {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let all = self.0.lock();
+        let distributions = self.0.lock_distributions();
         for metric in METRICS {
+            if let Some(labelled) = distributions.get(metric.name) {
+                write_histogram(&mut encoder, metric, labelled)?;
+            }
             let Some(series) = all.get(metric.name) else { continue };
             let kind = match metric.kind {
                 Kind::Counter => MetricType::Counter,
                 Kind::Gauge => MetricType::Gauge,
+                Kind::Histogram => MetricType::Histogram,
             };
             let mut family = encoder.encode_descriptor(metric.name, metric.help, None, kind)?;
             for (labels, value) in series {
@@ -244,8 +269,25 @@ impl Collector for Exposed {
 fn write_value(encoder: &mut MetricEncoder<'_>, kind: Kind, value: f64) -> Result<(), fmt::Error> {
     match kind {
         Kind::Counter => encoder.encode_counter::<NoLabelSet, f64, f64>(&value, None),
-        Kind::Gauge => encoder.encode_gauge(&value),
+        Kind::Gauge | Kind::Histogram => encoder.encode_gauge(&value),
     }
+}
+
+fn write_histogram(
+    encoder: &mut DescriptorEncoder<'_>,
+    metric: &Metric,
+    labelled: &BTreeMap<&'static str, Distribution>,
+) -> Result<(), fmt::Error> {
+    let mut family = encoder.encode_descriptor(metric.name, metric.help, None, MetricType::Histogram)?;
+    for (label, Distribution { buckets, sum }) in labelled {
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        // The library's name for the last bucket's bound.
+        let bound = |bound: f64| if bound.is_finite() { bound } else { f64::MAX };
+        let buckets: Vec<(f64, u64)> = buckets.iter().map(|(upper, count)| (bound(*upper), *count)).collect();
+        let labels: Vec<(&str, &str)> = metric.labels.iter().map(|name| (*name, *label)).collect();
+        family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(*sum, count, &buckets, None)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -294,14 +336,17 @@ mod tests {
     fn series_are_bounded_and_no_count_is_lost() {
         let board = Board::new(7);
         // The one about the others has a series for each of them at most.
-        let chosen = |metric: &&&Metric| !metric.labels.is_empty() && metric.name != SERIES_FOLDED.name;
+        // A histogram's are those that `distribute` is called with.
+        let chosen = |metric: &&&Metric| {
+            !metric.labels.is_empty() && metric.name != SERIES_FOLDED.name && metric.kind != Kind::Histogram
+        };
         for metric in METRICS.iter().filter(chosen) {
             for n in 0..1_000 {
                 let value = format!("v{n}");
                 let values: Vec<&str> = metric.labels.iter().map(|_| value.as_str()).collect();
                 match metric.kind {
                     Kind::Counter => board.inc(metric, &values),
-                    Kind::Gauge => board.set(metric, &values, 1.0),
+                    Kind::Gauge | Kind::Histogram => board.set(metric, &values, 1.0),
                 }
             }
         }
@@ -317,6 +362,28 @@ mod tests {
         let folded = samples(&text, &SERIES_FOLDED.exposed());
         let by = format!("metric=\"{}\"", FAILURES_BY_PROCESS.exposed());
         assert!(folded.iter().any(|(labels, value)| labels.contains(&by) && *value == 993.0), "{folded:?}");
+    }
+
+    #[test]
+    fn histograms_are_cumulative() {
+        let board = Board::new(1);
+        let buckets = vec![(0.5, 2), (1.0, 0), (2.0, 3), (f64::INFINITY, 1)];
+        board.distribute(&CONNECT_LATENCY, "network", Distribution { buckets, sum: 12.5 });
+        board.distribute(
+            &CONNECT_LATENCY,
+            "local",
+            Distribution { buckets: vec![(f64::INFINITY, 0)], sum: 0.0 },
+        );
+        let text = board.text();
+        assert!(text.contains("# TYPE netdiag_connect_latency_seconds histogram\n"), "{text}");
+        let network = samples(&text, "netdiag_connect_latency_seconds_bucket")
+            .into_iter()
+            .filter(|(labels, _)| labels.contains("path=\"network\""));
+        let network: Vec<(String, f64)> = network.collect();
+        assert_eq!(network.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [2.0, 2.0, 5.0, 6.0]);
+        assert!(network[3].0.contains("le=\"+Inf\"") && network[0].0.contains("le=\"0.5\""), "{network:?}");
+        assert!(text.contains("netdiag_connect_latency_seconds_sum{path=\"network\"} 12.5\n"), "{text}");
+        assert!(text.contains("netdiag_connect_latency_seconds_count{path=\"network\"} 6\n"), "{text}");
     }
 
     #[test]

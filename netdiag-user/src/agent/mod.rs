@@ -119,7 +119,12 @@ impl Agent {
         let health = Health::new(config.heartbeat.get());
         let tally = Tally::new(Arc::clone(&board), Rc::clone(&heartbeat));
         let attach = options.attach.or(config.attach.family());
-        let mut engine = Engine::start(Options { attach, closers: config.owners, ..options })?;
+        let mut engine = Engine::start(Options {
+            attach,
+            owners: config.owners,
+            latency: config.metrics.latency,
+            ..options
+        })?;
         let observer = tally.clone();
         let book = Arc::new(DropBook::default());
         let drops = Arc::clone(&book);
@@ -132,6 +137,7 @@ impl Agent {
             }
         });
         own::probes(&mut engine, &board);
+        let own = Own { latency: config.metrics.latency, ..Own::default() };
         let writer = if config.history.enabled {
             let queue = config.history.queue.get();
             let writer = Writer::start(settings(&config), queue, Arc::clone(&say));
@@ -144,8 +150,8 @@ impl Agent {
             Server::start(config.listen.0, socket, pages::of(&board, &health)).map_err(AgentError::Listen)?;
         board.set(&metrics::BUILD, &[env!("CARGO_PKG_VERSION")], 1.0);
         board.set(&metrics::STARTED, &[], seconds(Timestamp::now()));
-        let closers = engine.session().take_closers();
-        let census = closers.map(|closers| Census::start(Arc::clone(&board), closers));
+        let noted = engine.session().take_owners();
+        let census = noted.map(|noted| Census::start(Arc::clone(&board), noted));
         let census = census.transpose().map_err(system("no thread to count sockets"))?;
         let sources = Sources {
             history: config.history.enabled.then(|| config.history.dir.clone()),
@@ -167,7 +173,7 @@ impl Agent {
             tally,
             heartbeat,
             health,
-            own: Own::default(),
+            own,
             governor,
             census,
             manager: Manager::new(),

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use netdiag_ebpf::counters::Counter;
+use netdiag_ebpf::histogram::{CONNECT, LOCAL, NETWORK, ROUND_TRIP};
 
 use super::governor::{Usage, WINDOW};
 use super::metrics::{self, Board};
@@ -31,6 +32,8 @@ const LOSSES: &[(Counter, &str)] = &[
 /// When what was measured, and the sample that is being taken.
 #[derive(Debug, Default)]
 pub struct Own {
+    /// Whether the kernel side keeps histograms.
+    pub(super) latency: bool,
     often: Option<Instant>,
     seldom: Option<Instant>,
     sample: Option<Sample>,
@@ -63,6 +66,9 @@ impl Own {
     pub fn measure(&mut self, engine: &mut Engine, board: &Board) {
         if is_due(&mut self.often, OFTEN) {
             counters(engine, board);
+            if self.latency {
+                distributions(engine, board);
+            }
             if let Some(us) = stats::cpu_us() {
                 board.set(&metrics::CPU, &[], us as f64 / 1e6);
             }
@@ -131,6 +137,17 @@ fn counters(engine: &mut Engine, board: &Board) {
     board.set(&metrics::RECORDS_LOST, &["not-understood"], engine.undecoded() as f64);
     board.set(&metrics::RECORDS_LIMITED, &["drop"], of(Counter::DropLimited));
     board.set(&metrics::RECORDS_LIMITED, &["other"], of(Counter::OtherLimited));
+}
+
+/// How long connecting takes, and round-trip times.
+fn distributions(engine: &mut Engine, board: &Board) {
+    for (metric, number) in [(&metrics::CONNECT_LATENCY, CONNECT), (&metrics::ROUND_TRIP, ROUND_TRIP)] {
+        for (path, label) in [(NETWORK, "network"), (LOCAL, "local")] {
+            if let Ok(distribution) = engine.session().histograms().read(number + path) {
+                board.distribute(metric, label, distribution);
+            }
+        }
+    }
 }
 
 /// What is attached does not change while the agent runs.

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
 use aya::{Ebpf, EbpfLoader};
 use netdiag_ebpf::config::{
-    ERRNO_WORDS, FLAG_ALL, FLAG_CLOSERS, FLAG_COUNT_DROPS, FLAG_RESET_REASON, FLAG_TRACK_PROCESSES, PLACES,
-    Places,
+    ERRNO_WORDS, FLAG_ALL, FLAG_COUNT_DROPS, FLAG_LATENCY, FLAG_OWNERS, FLAG_RESET_REASON,
+    FLAG_TRACK_PROCESSES, PLACES, Places,
 };
 use netdiag_ebpf::counters::{COUNTER_COUNT, Counter};
 use netdiag_ebpf::records::{Interest, address, call::CALLS};
@@ -15,7 +15,9 @@ use super::attach::{self, ProbeState};
 use super::btf::Btf;
 use super::counters::{self, Counts};
 use super::drops::DropMaps;
+use super::histograms::Histograms;
 use super::in_map::InMap;
+use super::last_listeners::LastListeners;
 use super::offsets::Offsets;
 use super::peek::{Memory, Peek};
 use super::reasons::Reasons;
@@ -62,8 +64,10 @@ pub struct Options {
     pub drops: bool,
     /// Read nothing of the kernel's memory on demand.
     pub no_peek: bool,
-    /// Note who closes connections first.
-    pub closers: bool,
+    /// Note who closes connections first, and who listened last.
+    pub owners: bool,
+    /// Keep histograms of how long connecting takes and of round-trip times.
+    pub latency: bool,
 }
 
 /// The kernel side at work. Dropping it detaches everything: there is no pin.
@@ -77,7 +81,8 @@ pub struct Session {
     drops: DropMaps,
     places: Array<MapData, Places>,
     interest: BpfHashMap<MapData, InMap<Interest>, u8>,
-    closers: Option<Closers>,
+    owners: Option<(Closers, LastListeners)>,
+    histograms: Histograms,
     pub probes: Vec<ProbeState>,
     pub reasons: Reasons,
     pub offsets: Offsets,
@@ -100,6 +105,7 @@ impl Session {
         let ring = RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?)?;
         let drops = DropMaps::new(take_map(&mut ebpf, "DROP_TOTALS")?, take_map(&mut ebpf, "LIMITS")?)?;
         let places = Array::try_from(take_map(&mut ebpf, "DROP_PLACES")?)?;
+        let histograms = Histograms::new(take_map(&mut ebpf, "HISTOGRAMS")?)?;
         let peek = Peek::new(take_map(&mut ebpf, "PEEKED")?)?;
         let mut session = Self {
             wire: Wire::new(watched),
@@ -110,7 +116,8 @@ impl Session {
             drops,
             places,
             interest,
-            closers: None,
+            owners: None,
+            histograms,
             probes: Vec::new(),
             reasons,
             offsets,
@@ -135,8 +142,9 @@ impl Session {
             session.probes.push(state);
         }
         session.wire.way = session.way_of("wire");
-        if options.closers {
-            session.closers = Some(Closers::of(&mut session.ebpf)?);
+        if options.owners {
+            let listeners = LastListeners::new(take_map(&mut session.ebpf, "LAST_LISTENERS")?)?;
+            session.owners = Some((Closers::of(&mut session.ebpf)?, listeners));
         }
         Ok((session, ring))
     }
@@ -152,9 +160,14 @@ impl Session {
         Ok(self.places.set(0, places, 0)?)
     }
 
-    /// Who closed connections first, where that was asked for; once.
-    pub fn take_closers(&mut self) -> Option<Closers> {
-        self.closers.take()
+    /// Who closed connections first and who listened last, where that was asked for; once.
+    pub fn take_owners(&mut self) -> Option<(Closers, LastListeners)> {
+        self.owners.take()
+    }
+
+    /// How long connecting takes, and round-trip times; empty where that was not asked for.
+    pub fn histograms(&self) -> &Histograms {
+        &self.histograms
     }
 
     /// Follows this process and what it starts from now on.
@@ -250,7 +263,7 @@ fn any_flow_to(remote: SocketAddr) -> Interest {
 
 /// Maps that these options do not use.
 fn small(options: Options) -> &'static [(&'static str, u32)] {
-    if options.closers { &[] } else { &[("TIME_WAIT_OWNERS", 1)] }
+    if options.owners { &[] } else { &[("TIME_WAIT_OWNERS", 1), ("LISTENING", 1), ("LAST_LISTENERS", 1)] }
 }
 
 /// The object with its maps, and what is needed to attach its programs.
@@ -312,7 +325,8 @@ fn config_bits(btf: &Btf, options: Options) -> u32 {
     set(FLAG_TRACK_PROCESSES, options.follow_processes);
     set(FLAG_ALL, options.all);
     set(FLAG_COUNT_DROPS, options.drops);
-    set(FLAG_CLOSERS, options.closers);
+    set(FLAG_OWNERS, options.owners);
+    set(FLAG_LATENCY, options.latency);
     set(FLAG_RESET_REASON, btf.has_type("sk_rst_reason") && has_third_param("tcp_send_reset"));
     bits
 }

@@ -28,14 +28,14 @@ pub use error::SocketError;
 pub use icmp::IcmpSent;
 pub use neighbour::NeighbourFailed;
 pub use overflow::ListenOverflow;
-pub use packet::{Direction, Packet, Tuple, protocol};
+pub use packet::{Direction, Packet, Tuple, ip, protocol};
 pub use peek::Snapshot;
 pub use process::Exec;
 pub use reset::ResetSent;
 pub use result::{Call, CallFailed};
 pub use retransmit::{Suspect, SynAckAgain};
 pub use route::RouteFailed;
-pub use socket::{Closer, ConnectionEnd, Step, StepKind, TcpState, TcpSummary};
+pub use socket::{Closer, ConnectionEnd, Step, StepKind, TcpState, TcpSummary, listeners};
 pub use time_wait::Closed;
 pub use wire::{Quoted, Wire};
 

@@ -29,14 +29,18 @@ impl Tuple {
     }
 }
 
-pub(super) fn tuple(raw: &records::Tuple) -> Result<Tuple, DecodeError> {
-    let unknown = DecodeError::Value { what: "address family", value: raw.family.into() };
-    let address = |bytes: &[u8; 16]| match i32::from(raw.family) {
+/// An address of a record; one that IPv6 maps from IPv4 is given as IPv4.
+pub fn ip(family: u16, bytes: &[u8; 16]) -> Option<IpAddr> {
+    match i32::from(family) {
         libc::AF_INET => Some(IpAddr::V4(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]))),
         libc::AF_INET6 => Some(IpAddr::V6(Ipv6Addr::from(*bytes)).to_canonical()),
         _ => None,
-    };
-    let (Some(source), Some(destination)) = (address(&raw.saddr), address(&raw.daddr)) else {
+    }
+}
+
+pub(super) fn tuple(raw: &records::Tuple) -> Result<Tuple, DecodeError> {
+    let unknown = DecodeError::Value { what: "address family", value: raw.family.into() };
+    let (Some(source), Some(destination)) = (ip(raw.family, &raw.saddr), ip(raw.family, &raw.daddr)) else {
         return Err(unknown);
     };
     // An unbound dual-stack socket has an IPv6 wildcard on one side and a mapped IPv4 on the other.

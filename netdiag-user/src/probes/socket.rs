@@ -1,3 +1,5 @@
+pub mod listeners;
+
 use netdiag_ebpf::fields::ABSENT;
 use netdiag_ebpf::records::{self, ConnectionRecord, STEPS, socket_flag, step};
 use serde::{Deserialize, Serialize};

@@ -3,6 +3,7 @@
 
 pub mod close_wait;
 mod inventory;
+pub mod last_holders;
 pub mod port;
 pub mod pressure;
 pub mod remarks;

@@ -4,6 +4,7 @@ mod asked;
 mod config;
 mod counts;
 mod disk;
+mod latency;
 mod life;
 mod owners;
 mod store;
@@ -32,6 +33,10 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::healthy("agent_tells_whose_time_wait", counts::tells_whose_time_wait)
         .limit(Duration::from_secs(120)),
     Scenario::healthy("agent_does_without_owners", counts::does_without_owners),
+    // The counts are those of the whole machine.
+    Scenario::healthy("agent_latency_of_each_connection", latency::counts_each_connection).alone(),
+    Scenario::healthy("agent_latency_local_apart", latency::tells_local_connections_apart).alone(),
+    Scenario::healthy("agent_does_without_latency", latency::does_without),
     Scenario::healthy("agent_labels_are_bounded", counts::labels_are_bounded),
     Scenario::healthy("agent_pages", counts::pages),
     Scenario::healthy("agent_full_disk", disk::full),

@@ -1,5 +1,6 @@
 //! Whose sockets were closed before the command began: exact from the agent, and not without it.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -52,19 +53,19 @@ fn timewait(home: &Home, arguments: &[&str], filter: &str) -> Result<(Vec<Value>
 
 pub fn of_time_wait() -> Result<()> {
     let (home, net) = (Home::new()?, Topology::new()?);
-    let address = Family::V4.server(18901);
-    // A full accept queue would end in RST.
-    let _echo = servers::steps(&net.server, &format!("tcp reuseaddr bind={address} listen=256 echo"))?;
-    let churn = |count: usize| -> Result<u32> {
+    // What is older goes elsewhere: it would be likely to have the same owner.
+    let [older, address] = [18900, 18901].map(|port| Family::V4.server(port));
+    let _echoes = [servers::echo(&net.server, older)?, servers::echo(&net.server, address)?];
+    let churn = |address: SocketAddr, count: usize| -> Result<u32> {
         let client = net.client.spawn(&clients::steps(&format!("churn={count},{address} exit=0"))?)?;
         let gone = client.pid();
         client.wait(LIMIT)?.exits(0)?;
         Ok(gone)
     };
-    churn(4)?;
+    churn(older, 4)?;
     wait_for(&net.client, "time-wait", 4)?;
     let agent = Agent::start(&home, &[("NETDIAG_FILTER", "port 1")])?;
-    let gone = churn(25)?;
+    let gone = churn(address, 25)?;
     wait_for(&net.client, "time-wait", 29)?;
     let here = format!("netns {}", net.client.name());
 
