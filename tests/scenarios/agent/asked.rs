@@ -133,11 +133,15 @@ pub fn by_its_group() -> Result<()> {
         output.exits(0)?.says("127.0.0.1:18896")?.says("netdiag: 1 failure, 1 problem")?;
         netdiag_as(&home, &program, ids, &["history", "--no-agent"])?.exits(2)?.says("cannot read")?;
         netdiag_as(&home, &program, ids, &["drops", "--since-agent"])?.exits(0)?.says("from the agent")?;
+        netdiag_as(&home, &program, ids, &["timewait", "--format", "json"])?
+            .exits(0)?
+            .says("\"from_agent\":true")?;
     }
     let ids = [STRANGER, STRANGER, ""];
     let refused = netdiag_as(&home, &program, ids, &["history"])?;
     refused.exits(2)?.says("cannot read")?.says("root and its group alone may ask the agent")?;
     netdiag_as(&home, &program, ids, &["drops", "--since-agent"])?.exits(2)?.says("alone may ask")?;
+    netdiag_as(&home, &program, ids, &["timewait"])?.exits(2)?.says("alone may ask")?;
     agent.stop()?;
     // By its permissions anybody may connect to this one; the agent looks at who it is.
     let agent = Agent::start(&home, &[host.variable(), ("NETDIAG_QUERY_GROUP", "no such group")])?;

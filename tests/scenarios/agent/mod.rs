@@ -61,6 +61,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::healthy("agent_knows_who_closed", owners::of_time_wait).needs(&[Need::Tool("ss")]),
     Scenario::healthy("agent_knows_who_left_it_to_the_peer", owners::of_what_waits_for_the_peer)
         .needs(&[Need::Tool("ss")]),
+    Scenario::healthy("agent_knows_who_held_a_port", owners::of_a_port),
     Scenario::healthy("agent_tells_systemd", life::tells_systemd),
     Scenario::healthy("agent_namespaces_come_and_go", life::namespaces_come_and_go).alone(),
 ];

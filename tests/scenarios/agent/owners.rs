@@ -141,3 +141,34 @@ pub fn of_what_waits_for_the_peer() -> Result<()> {
     agent.stop()?;
     Ok(())
 }
+
+/// Nobody listens there any more: who did is known, and while somebody does it is no question.
+pub fn of_a_port() -> Result<()> {
+    let (home, net) = (Home::new()?, Topology::new()?);
+    let agent = Agent::start(&home, &[("NETDIAG_FILTER", "port 1")])?;
+    let address = Family::V4.server(18903);
+    let server = servers::echo(&net.server, address)?;
+    let pid = server.pid();
+    let told = |arguments: &[&str]| -> Result<Vec<Value>> {
+        let all = objects(&home, &[&["port", "18903"], arguments].concat())?;
+        // Other scenarios may use the port in namespaces of their own.
+        Ok(all.into_iter().filter(|object| object["netns"] == net.server.inode()).collect())
+    };
+    let held = told(&[])?;
+    ensure!(held.len() == 1 && held[0]["kind"] == "socket", "{held:#?}");
+    drop(server);
+    let deadline = Instant::now() + patience(SOON);
+    while told(&["--no-agent"])?.iter().any(|object| object["kind"] == "socket") {
+        ensure!(Instant::now() < deadline, "it still listens");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    ensure!(told(&["--no-agent"])?.is_empty(), "who told it?");
+    let last = told(&[])?;
+    ensure!(last.len() == 1 && last[0]["kind"] == "last-holder", "{last:#?}");
+    let last = &last[0];
+    ensure!(last["process"]["pid"] == pid && last["exact"] == true, "{last:#}");
+    ensure!(last["local"]["port"] == 18903 && last["netns_name"] == net.server.name(), "{last:#}");
+    netdiag(&home, &["port", "18903"])?.says(&format!("[{pid}]"))?.says("held before by")?;
+    agent.stop()?;
+    Ok(())
+}

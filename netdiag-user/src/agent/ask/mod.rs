@@ -48,6 +48,8 @@ pub enum Request {
     Drops,
     /// Who closed what is in TIME_WAIT.
     TimeWait,
+    /// Who held a port last: lines of [`crate::whose::last_holders::LastHolder`], the latest first.
+    Port { port: u16 },
     /// What was diagnosed: lines of [`super::history::Told`].
     History {
         /// Microseconds since 1970, UTC.

@@ -12,7 +12,7 @@ use super::drops::DropBook;
 use super::owners::parts;
 use super::{Line, Request, frame};
 use crate::agent::census::Asker;
-use crate::agent::history::{Query, Told, tell};
+use crate::agent::history::{Query, Told, redact, tell};
 use crate::agent::metrics::{self, Board};
 use crate::filter::Filter;
 use crate::memory;
@@ -86,12 +86,15 @@ impl Sources {
                 self.drops.all(limited).into_iter().try_for_each(|part| sending.line(&Line::Item(part)))
             }
             Request::TimeWait => {
-                let asker = self.owners.as_ref();
-                let asker =
-                    asker.ok_or_else(|| Failure::Cannot("the agent does not note who closes".into()))?;
-                let owners = asker.time_wait(PATIENCE);
-                let owners = owners.ok_or_else(|| Failure::Cannot("the agent has no time".into()))?;
+                let owners = self.census(|asker| asker.time_wait(PATIENCE))?;
                 parts(owners).try_for_each(|part| sending.line(&Line::Item(part)))
+            }
+            Request::Port { port } => {
+                let mut holders = self.census(|asker| asker.last_holders(port, PATIENCE))?;
+                for process in holders.iter_mut().filter_map(|holder| holder.process.as_mut()) {
+                    redact(&mut process.command_line);
+                }
+                holders.into_iter().try_for_each(|holder| sending.line(&Line::Item(holder)))
             }
             Request::History { since_us, until_us, code, filter, details } => {
                 // What a pattern costs grows with a power of its stars.
@@ -107,6 +110,12 @@ impl Sources {
                 history(&query, details, sending)
             }
         }
+    }
+
+    fn census<T>(&self, ask: impl FnOnce(&Asker) -> Option<T>) -> Result<T, Failure> {
+        let asker = self.owners.as_ref();
+        let asker = asker.ok_or_else(|| Failure::Cannot("the agent does not note who closes".into()))?;
+        ask(asker).ok_or_else(|| Failure::Cannot("the agent has no time".into()))
     }
 }
 

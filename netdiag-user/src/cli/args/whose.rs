@@ -76,7 +76,8 @@ pub enum GroupBy {
 #[command(after_long_help = "\
 All sockets whose own end has that port: those that listen or are bound, with the number of
 connections that came to them, and connections that were made from it. The time is when the process
-was started: the kernel does not keep since when a socket exists.
+was started: the kernel does not keep since when a socket exists. An agent that runs is asked who held
+it before.
 
 Examples:
   netdiag port 443
@@ -84,4 +85,6 @@ Examples:
 pub struct PortArgs {
     /// A port number
     pub port: u16,
+    #[command(flatten)]
+    pub ask: AskArgs,
 }
