@@ -21,6 +21,8 @@ const MAX_CAUSES: usize = 512;
 const MAX_RULES: usize = 8;
 /// A record that does not say which rule it was comes so soon after one that does.
 const SAME_RULE_US: i64 = 2_000_000;
+/// Stacks that are remembered.
+const MAX_STACKS: usize = 1024;
 /// Stands for no rule that is known.
 const NO_RULE: u64 = 0;
 
@@ -86,6 +88,8 @@ struct Book {
     causes: HashMap<Cause, PastDrop>,
     /// Drops above their rate that counted with a later record.
     suppressed: u64,
+    /// What stacks, by their hash, stand for: in a flood it is the same one thousands of times a second.
+    hooks: HashMap<u64, Option<Hook>>,
 }
 
 impl DropBook {
@@ -145,7 +149,9 @@ impl Book {
             return;
         }
         let oldest = (kept.len() >= MAX_RULES).then(|| kept.remove(0));
-        let stack: Vec<String> = drop.stack.iter().filter_map(|at| symbol(*at)).collect();
+        let hook = hook(&mut self.hooks, self.hasher.hash_one(&drop.stack), || {
+            drop.stack.iter().filter_map(|at| symbol(*at)).collect()
+        });
         let past = PastDrop {
             count,
             first_us: now_us,
@@ -153,7 +159,7 @@ impl Book {
             several: false,
             reason: reasons.drop_name(drop.reason),
             symbol: symbol(drop.location),
-            hook: hook_of(&stack),
+            hook,
             drop: Box::new(Drop { stack: Vec::new(), suppressed: 0, ..drop.clone() }),
         };
         kept.push((rule.unwrap_or(NO_RULE), past));
@@ -200,6 +206,17 @@ impl Book {
         }
         (known.count, known.first_us) = (count, first_us);
     }
+}
+
+fn hook(
+    known: &mut HashMap<u64, Option<Hook>>,
+    stack: u64,
+    names: impl FnOnce() -> Vec<String>,
+) -> Option<Hook> {
+    if known.len() >= MAX_STACKS {
+        known.clear();
+    }
+    *known.entry(stack).or_insert_with(|| hook_of(&names()))
 }
 
 #[cfg(test)]
