@@ -20,8 +20,7 @@ pub fn find(args: AskArgs) -> Result<Option<Agent>, NotAsked> {
     if args.no_agent {
         return Ok(None);
     }
-    let config = Config::load(None).map_err(|error| NotAsked::Silent(error.to_string()))?;
-    match config.query_path().map(|path| Agent::find(&path)) {
+    match Config::load(None)?.query_path().map(|path| Agent::find(&path)) {
         None | Some(Err(NotAsked::NoAgent)) => Ok(None),
         Some(found) => found.map(Some),
     }

@@ -42,11 +42,22 @@ struct Job {
     to: SyncSender<Vec<u8>>,
 }
 
+/// The file of a socket, which goes with it.
+#[derive(Debug)]
+struct Place(PathBuf);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Gone already is what is wanted.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 /// A socket that nobody answers yet.
 #[derive(Debug)]
 pub struct Door {
     listener: UnixListener,
-    path: PathBuf,
+    place: Place,
     group: Option<u32>,
     /// Why the group cannot ask, where it cannot.
     pub root_alone: Option<String>,
@@ -61,26 +72,26 @@ impl Door {
     pub fn open(path: &Path, group: &str) -> Result<Self, String> {
         let failed = |error: io::Error| format!("cannot listen on {}: {error}", path.display());
         let listener = listen_unix(path, OWNER).map_err(failed)?;
+        let place = Place(path.to_owned());
         let (group, root_alone) = match give_to(path, group) {
             Ok(gid) => (Some(gid.as_raw()), None),
             Err(why) => (None, Some(why)),
         };
-        Ok(Self { listener, path: path.to_owned(), group, root_alone })
+        Ok(Self { listener, place, group, root_alone })
     }
 }
 
 /// Answers until the process ends. The threads sleep unless somebody asks.
 #[derive(Debug)]
 pub struct Answers {
-    path: PathBuf,
+    _place: Place,
 }
 
 impl Answers {
     /// # Errors
     /// When no thread can be started.
     pub fn start(door: Door, since_us: i64, sources: Sources) -> Result<Self, String> {
-        let Door { listener, path, group, .. } = door;
-        let answers = Self { path };
+        let Door { listener, place, group, .. } = door;
         let hello = Hello {
             protocol: PROTOCOL,
             version: env!("CARGO_PKG_VERSION").into(),
@@ -95,14 +106,7 @@ impl Answers {
         }
         let host = Host { hello, group, jobs };
         spawn("netdiag-ask", 256 << 10, move || serve(&listener, &host))?;
-        Ok(answers)
-    }
-}
-
-impl Drop for Answers {
-    fn drop(&mut self) {
-        // Gone already is what is wanted.
-        let _ = std::fs::remove_file(&self.path);
+        Ok(Self { _place: place })
     }
 }
 
@@ -305,7 +309,9 @@ mod tests {
         assert!(matches!(Agent::find(&running.path.with_extension("none")), Err(NotAsked::NoAgent)));
         let other = Door::open(&running.path.with_extension("other"), "no such group").unwrap();
         assert_eq!(other.root_alone.as_deref(), Some("there is no group no such group"));
-        let mode = std::fs::metadata(&other.path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, OWNER);
+        let path = other.place.0.clone();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, OWNER);
+        drop(other);
+        assert!(!path.exists(), "an agent that does not start leaves none");
     }
 }

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::frame::{self, Lines};
 use super::{Hello, Line, PROTOCOL, Request};
+use crate::agent::config::ConfigError;
 use crate::agent::stream::write_all;
 
 /// A line at most.
@@ -40,6 +41,8 @@ pub enum NotAsked {
     Version { version: String, protocol: u32 },
     #[error("the agent gives no answer: {0}")]
     Silent(String),
+    #[error("where the agent is to be asked is not known: {0}")]
+    Nowhere(#[from] ConfigError),
 }
 
 /// An agent that runs, and can be asked once.
