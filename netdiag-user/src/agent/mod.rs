@@ -137,7 +137,7 @@ impl Agent {
             }
         });
         own::probes(&mut engine, &board);
-        let own = Own { latency: config.metrics.latency, ..Own::default() };
+        let own = Own::new(config.metrics.latency);
         let writer = if config.history.enabled {
             let queue = config.history.queue.get();
             let writer = Writer::start(settings(&config), queue, Arc::clone(&say));

@@ -33,7 +33,7 @@ const LOSSES: &[(Counter, &str)] = &[
 #[derive(Debug, Default)]
 pub struct Own {
     /// Whether the kernel side keeps histograms.
-    pub(super) latency: bool,
+    latency: bool,
     often: Option<Instant>,
     seldom: Option<Instant>,
     sample: Option<Sample>,
@@ -62,6 +62,11 @@ struct Sample {
 }
 
 impl Own {
+    /// `latency`: the kernel side keeps histograms.
+    pub fn new(latency: bool) -> Self {
+        Self { latency, ..Self::default() }
+    }
+
     /// Measures what is due.
     pub fn measure(&mut self, engine: &mut Engine, board: &Board) {
         if is_due(&mut self.often, OFTEN) {
