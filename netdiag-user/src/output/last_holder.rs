@@ -31,6 +31,7 @@ pub struct LastHolderReport {
 
 impl LastHolderReport {
     pub fn new(holder: &LastHolder, netns_name: Option<String>, time: Timestamp) -> Self {
+        let at = |us| Timestamp::from_microsecond(us).unwrap_or(Timestamp::UNIX_EPOCH);
         Self {
             head: Head::new("last-holder", time),
             protocol: holder.protocol,
@@ -38,8 +39,8 @@ impl LastHolderReport {
             netns: holder.netns,
             netns_name,
             process: ProcessPart::new(None, holder.process.as_ref()),
-            since: holder.since,
-            until: holder.until,
+            since: holder.since_us.map(at),
+            until: at(holder.until_us),
             exact: holder.exact,
         }
     }
@@ -69,14 +70,15 @@ mod tests {
     #[test]
     fn text() {
         let at = |text: &str| -> Timestamp { text.parse().unwrap() };
+        let us = |text: &str| at(text).as_microsecond();
         let process = Process { pid: 77, comm: "nginx".into(), ..Process::default() };
         let holder = LastHolder {
             netns: 7,
             protocol: Protocol::Tcp,
             local: "0.0.0.0:443".parse().unwrap(),
             process: Some(process),
-            since: Some(at("2026-11-26T03:01:58Z")),
-            until: at("2026-11-26T03:05:00Z"),
+            since_us: Some(us("2026-11-26T03:01:58Z")),
+            until_us: us("2026-11-26T03:05:00Z"),
             exact: true,
         };
         let now = at("2026-11-26T04:00:00Z");
@@ -85,7 +87,7 @@ mod tests {
             report.text(&Look::default()),
             "tcp 0.0.0.0:443   held before by nginx[77]   from 03:01:58 UTC until 03:05:00 UTC   netns blue\n"
         );
-        let seen = LastHolder { since: None, exact: false, ..holder };
+        let seen = LastHolder { since_us: None, exact: false, ..holder };
         assert_eq!(
             LastHolderReport::new(&seen, None, now).text(&Look::default()),
             "tcp 0.0.0.0:443   held before by nginx[77]   last seen 03:05:00 UTC\n"
