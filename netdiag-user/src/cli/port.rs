@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use netdiag::agent::ask::{Agent, Request};
 use netdiag::enrich::netns::Names;
 use netdiag::enrich::sockets::{Ports, State, states};
-use netdiag::output::{LastHolderReport, SocketReport, port_text};
+use netdiag::output::{Endpoint, LastHolderReport, SocketReport, port_text};
 use netdiag::whose::last_holders::LastHolder;
 use netdiag::whose::port::{Rest, rest, stands};
 use netdiag::whose::{Ask, Inventory, pressure};
@@ -81,7 +81,7 @@ fn before(args: &PortArgs, now: &[SocketReport], time: Timestamp) -> Vec<LastHol
     let is_held = |holder: &LastHolder| {
         now.iter().any(|report| {
             (report.netns, report.protocol, report.local)
-                == (holder.netns, holder.protocol, holder.local.into())
+                == (holder.netns, holder.protocol, Endpoint::from(holder.local))
         })
     };
     holders.retain(|holder| !is_held(holder));
