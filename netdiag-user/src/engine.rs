@@ -69,7 +69,7 @@ impl std::fmt::Debug for Prefilter {
 /// Who looks at the records as they pass.
 struct Observer(Box<Observe>);
 
-type Observe = dyn FnMut(&Event, &Reasons);
+type Observe = dyn FnMut(&Event, &Reasons, &Tracker);
 
 impl std::fmt::Debug for Observer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -191,7 +191,7 @@ impl Engine {
     }
 
     /// Shows every record to `observer` before it is tracked.
-    pub fn observe(&mut self, observer: impl FnMut(&Event, &Reasons) + 'static) {
+    pub fn observe(&mut self, observer: impl FnMut(&Event, &Reasons, &Tracker) + 'static) {
         self.observer = Some(Observer(Box::new(observer)));
     }
 
@@ -295,7 +295,7 @@ impl Engine {
                 _ => {}
             }
             if let Some(observer) = &mut self.observer {
-                observer.0(&event, &self.session.reasons);
+                observer.0(&event, &self.session.reasons, &self.tracker);
             }
             self.tracker.add(event);
         }

@@ -55,7 +55,8 @@ impl Tally {
         }
     }
 
-    fn is_own(&self, packet: &Packet) -> bool {
+    /// Whether it is the heartbeat's.
+    pub fn is_own(&self, packet: &Packet) -> bool {
         self.heartbeat.borrow().touches(packet.tuple.source, packet.tuple.destination)
     }
 

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod agent;
+mod ask;
 mod drops;
 mod whose;
 
@@ -14,6 +15,7 @@ use netdiag::kernel::registry::Family;
 use netdiag::when::parse_duration;
 
 pub use agent::{AgentArgs, By, HistoryArgs};
+pub use ask::AskArgs;
 pub use drops::{DropsArgs, DropsBy};
 pub use whose::{GroupBy, PortArgs, SocketsArgs, TimewaitArgs};
 

@@ -2,11 +2,13 @@
 
 mod agent;
 pub mod args;
+mod ask;
 mod doctor;
 mod drops;
 mod events;
 mod explain;
 mod history;
+mod past_drops;
 mod port;
 mod run;
 mod shell;

@@ -73,14 +73,14 @@ pub struct Dropped {
     /// The record had what it takes to look for the rule.
     pub rule_looked_up: bool,
     /// Like drops before it that had no record.
-    pub suppressed: u32,
+    pub suppressed: u64,
     pub limit_key: u32,
 }
 
 impl Dropped {
     /// Drops that its record stands for.
     pub fn count(&self) -> u64 {
-        1 + u64::from(self.suppressed)
+        1 + self.suppressed
     }
 }
 

@@ -200,7 +200,18 @@ impl Groups {
     }
 
     /// Adds a drop; `Some` if it is the first of its group.
-    pub fn add(&mut self, mut drop: Dropped) -> Option<&mut Group> {
+    pub fn add(&mut self, drop: Dropped) -> Option<&mut Group> {
+        let (group, is_new) = self.put(drop);
+        is_new.then_some(group)
+    }
+
+    /// Adds drops of a span of time, which began before the last one.
+    pub fn add_span(&mut self, last: Dropped, first_ns: u64) {
+        let (group, _) = self.put(last);
+        group.first_ns = group.first_ns.min(first_ns);
+    }
+
+    fn put(&mut self, mut drop: Dropped) -> (&mut Group, bool) {
         // Limits leave some without a rule; the last one of this flow and reason had it.
         if drop.rule.is_none()
             && !drop.rule_looked_up
@@ -216,7 +227,7 @@ impl Groups {
         let is_new = !self.groups.contains_key(&key);
         let group = self.groups.entry(key).or_insert_with(|| Group::new(drop.clone()));
         group.add(drop);
-        is_new.then_some(group)
+        (group, is_new)
     }
 
     fn remember(&mut self, drop: &Dropped, group: Option<Key>) {

@@ -71,7 +71,7 @@ impl Engine {
             whose: Whose::Unknown,
             rule: None,
             rule_looked_up: false,
-            suppressed: drop.suppressed,
+            suppressed: drop.suppressed.into(),
             limit_key: drop.limit_key,
         }
     }

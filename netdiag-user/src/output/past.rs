@@ -38,6 +38,13 @@ pub struct PastSummary {
     pub gaps: Vec<Gap>,
     /// Files of the store that could not be read, and why.
     pub unreadable: Vec<String>,
+    /// Diagnoses that fit and are not told: an agent that is asked tells so many and no more.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl PastSummary {
@@ -50,9 +57,13 @@ impl PastSummary {
         for Gap { from, until } in &self.gaps {
             let _ = write!(text, "\nnetdiag: no agent ran {}", span(*from, *until, self.head.time));
         }
+        let diagnoses = |number| counted(number, "diagnosis").replace("diagnosiss", "diagnoses");
         if self.not_stored > 0 {
-            let number = counted(self.not_stored, "diagnosis").replace("diagnosiss", "diagnoses");
-            let _ = write!(text, "\nnetdiag: {number} could not be stored");
+            let _ = write!(text, "\nnetdiag: {} could not be stored", diagnoses(self.not_stored));
+        }
+        if self.left_out > 0 {
+            let number = diagnoses(self.left_out);
+            let _ = write!(text, "\nnetdiag: {number} more are there: a shorter time or a filter shows them");
         }
         for file in &self.unreadable {
             let _ = write!(text, "\nnetdiag: cannot read {file}");
@@ -110,6 +121,13 @@ pub fn problem(report: &Report, several: bool, now: Timestamp, look: &Look) -> S
     text
 }
 
+/// "03:02:11 UTC", with the date where it is not today.
+pub fn when(time: Timestamp, now: Timestamp) -> String {
+    let day = |time: Timestamp| time.to_zoned(TimeZone::UTC).date();
+    let format = if day(time) == day(now) { "%H:%M:%S UTC" } else { "%Y-%m-%d %H:%M:%S UTC" };
+    time.strftime(format).to_string()
+}
+
 /// "at 03:02:11 UTC", "from 03:02:11 to 04:10:00 UTC"; with the date where it is not today.
 fn span(first: Timestamp, last: Timestamp, now: Timestamp) -> String {
     let day = |time: Timestamp| time.to_zoned(TimeZone::UTC).date();
@@ -164,6 +182,7 @@ mod tests {
             not_stored: 0,
             gaps: Vec::new(),
             unreadable: Vec::new(),
+            left_out: 0,
         };
         assert_eq!(whole.text(), "netdiag: 1 failure, 1 problem from 03:00:00 to 04:00:00 UTC");
         let gap = Gap { from: since, until: at("2026-11-26T03:30:00Z") };

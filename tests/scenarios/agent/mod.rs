@@ -1,10 +1,12 @@
 //! `netdiag agent` finds what is injected, keeps it, counts it, and says so when it cannot.
 
+mod asked;
 mod config;
 mod counts;
 mod disk;
 mod latency;
 mod life;
+mod owners;
 mod store;
 
 use std::time::Duration;
@@ -56,6 +58,14 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::healthy("agent_keeps_within_its_budget", life::keeps_within_its_budget)
         .needs(&[Need::Nftables])
         .limit(Duration::from_secs(120)),
+    Scenario::healthy("agent_asked_for_drops", asked::for_drops).needs(&[Need::Nftables]),
+    Scenario::healthy("agent_asked_by_its_group", asked::by_its_group)
+        .needs(&[Need::Tool("setpriv"), Need::Nftables]),
+    Scenario::healthy("agent_asked_in_vain", asked::in_vain),
+    Scenario::healthy("agent_knows_who_closed", owners::of_time_wait).needs(&[Need::Tool("ss")]),
+    Scenario::healthy("agent_knows_who_left_it_to_the_peer", owners::of_what_waits_for_the_peer)
+        .needs(&[Need::Tool("ss")]),
+    Scenario::healthy("agent_knows_who_held_a_port", owners::of_a_port),
     Scenario::healthy("agent_tells_systemd", life::tells_systemd),
     Scenario::healthy("agent_namespaces_come_and_go", life::namespaces_come_and_go).alone(),
 ];

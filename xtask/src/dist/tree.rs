@@ -17,6 +17,8 @@ pub struct Tree {
 /// Files of this workspace, and where they go.
 const COPIED: &[(&str, &str)] = &[
     ("packaging/systemd/netdiag-agent.service", "lib/systemd/system/netdiag-agent.service"),
+    ("packaging/systemd/group.conf", "lib/systemd/system/netdiag-agent.service.d/group.conf"),
+    ("packaging/sysusers/netdiag.conf", "usr/lib/sysusers.d/netdiag.conf"),
     ("packaging/prometheus/netdiag.rules.yml", "usr/share/netdiag/netdiag.rules.yml"),
     ("packaging/grafana/netdiag.json", "usr/share/netdiag/netdiag.json"),
     ("README.md", "usr/share/doc/netdiag/README.md"),

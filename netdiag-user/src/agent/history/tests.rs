@@ -122,7 +122,7 @@ fn problems_are_folded_by_cause_and_pair() {
         .collect();
     reports.push(report(at("2026-11-26T03:30:00Z"), 8, 1));
     store.write(&reports, now()).unwrap();
-    let mut folded = fold();
+    let mut folded = fold(usize::MAX);
     let past = past(&query(dir.path()), |row| folded.add(row)).unwrap();
     let groups = folded.groups();
     assert_eq!(groups.len(), 2);

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::AskArgs;
+
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 It stays in the foreground, tells of itself on standard error, and ends with SIGINT or SIGTERM; SIGHUP reloads the
@@ -38,7 +40,8 @@ pub enum By {
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Failures of the same cause between the same pair are folded to one problem, the most frequent first. Repeats arrive
-up to ten seconds late. All times are UTC. FILTER is in the words of `netdiag watch`.
+up to ten seconds late. All times are UTC. FILTER is in the words of `netdiag watch`. Whoever may not read the store
+asks the agent, which answers root and the group of its query_group.
 
 A TIME is a duration before now (3h), a time of day (03:00), a date (2026-11-26), both (\"2026-11-26 03:00\"), or
 RFC 3339.
@@ -70,6 +73,8 @@ pub struct HistoryArgs {
     /// The agent's configuration
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub ask: AskArgs,
     /// Which connections; all, if nothing is given
     #[arg(trailing_var_arg = true, value_name = "FILTER")]
     pub filter: Vec<String>,
