@@ -1,10 +1,11 @@
 //! Whether the agent does its work: what /healthz and /readyz say.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The main loop comes by once a second; a search of /proc and all namespaces takes seconds at the very worst.
 const STUCK: Duration = Duration::from_secs(30);
@@ -14,10 +15,10 @@ const MISSED: u32 = 3;
 const GRACE: Duration = Duration::from_secs(2);
 
 /// What both pages are made of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     /// `ok`, `degraded` (it works, but not all of it), `failing`.
-    pub status: &'static str,
+    pub status: Cow<'static, str>,
     pub problems: Vec<String>,
 }
 
@@ -91,10 +92,10 @@ impl Health {
         let still = now.saturating_duration_since(inner.turned);
         if still > STUCK {
             problems.insert(0, format!("the main loop has not come by for {} s", still.as_secs()));
-            return State { status: "failing", problems };
+            return State { status: "failing".into(), problems };
         }
         let status = if problems.is_empty() { "ok" } else { "degraded" };
-        State { status, problems }
+        State { status: status.into(), problems }
     }
 
     /// Ready: probes are attached and records flow. There is no agent without the probes it must have.
@@ -118,7 +119,7 @@ impl Health {
         match problem {
             Some(problem) => {
                 let problems = std::iter::once(problem).chain(alive.problems).collect();
-                State { status: "failing", problems }
+                State { status: "failing".into(), problems }
             }
             None => alive,
         }
@@ -153,7 +154,8 @@ mod tests {
         assert!(!health.part("history", Some("disk full".into())));
         let now = Instant::now();
         let state = health.alive_at(now);
-        assert_eq!((state.status, state.problems), ("degraded", vec!["history: disk full".to_owned()]));
+        assert_eq!(state.status, "degraded");
+        assert_eq!(state.problems, ["history: disk full"]);
         assert_eq!(health.alive_at(now + STUCK * 2).status, "failing");
         assert!(health.part("history", None));
         assert!(!health.part("history", None));

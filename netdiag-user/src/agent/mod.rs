@@ -12,6 +12,7 @@ pub mod metrics;
 mod notify;
 mod own;
 mod pages;
+pub mod preflight;
 mod privileges;
 mod server;
 mod tally;

@@ -3,6 +3,7 @@
 mod config;
 mod counts;
 mod disk;
+mod doctor;
 mod life;
 mod store;
 
@@ -35,6 +36,12 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::healthy("agent_configuration_errors", config::errors),
     Scenario::healthy("agent_default_configuration", config::default),
     Scenario::healthy("agent_reload", config::reload),
+    Scenario::healthy("agent_doctor_of_its_home", doctor::of_its_home),
+    Scenario::healthy("agent_doctor_of_a_wrong_configuration", doctor::of_a_wrong_configuration),
+    Scenario::healthy("agent_doctor_of_a_store_of_another_user", doctor::of_a_store_of_another_user),
+    Scenario::healthy("agent_doctor_of_missing_capabilities", doctor::of_missing_capabilities)
+        .needs(&[Need::Tool("setpriv")])
+        .limit(Duration::from_secs(90)),
     Scenario::healthy("agent_second_is_told", life::second_is_told),
     Scenario::healthy("agent_needs_no_more_than_its_unit_gives", life::needs_no_more_than_its_unit_gives)
         .needs(&[Need::Tool("setpriv")]),
