@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use netdiag::agent::config::Config;
 use netdiag::agent::history::{Group, Past, Query, fold, past};
 use netdiag::output::{Gap, Head, JsonLines, Look, PastHead, PastSummary, card, problem};
@@ -20,8 +20,13 @@ pub fn history(args: HistoryArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let query = query(&args, now)?;
     let mut folded = fold();
     let mut rows = Vec::new();
+    let mut ahead = 0;
     let past = past(&query, |row| {
         folded.add(row);
+        // What failed since the question was asked is not meant.
+        if row.first.duration_since(now) > SignedDuration::from_secs(1) {
+            ahead += row.count;
+        }
         if args.details {
             rows.push(row.clone());
         }
@@ -31,7 +36,7 @@ pub fn history(args: HistoryArgs, global: &Global) -> anyhow::Result<ExitCode> {
         format!("no history in {place}: `netdiag agent` writes one, and --dir says where else it is")
     })?;
     let groups = folded.groups();
-    let summary = summary(&query, &groups, &past, now);
+    let summary = PastSummary { ahead, ..summary(&query, &groups, &past, now) };
     let out = sink::open(global, sink::Stream::Stdout)?;
     let look = sink::look(global, sink::Stream::Stdout);
     let mut unreadable = 0;
@@ -85,7 +90,7 @@ fn query(args: &HistoryArgs, now: Timestamp) -> anyhow::Result<Query> {
     let filter = super::filter(&args.filter)?;
     let moment = |text: &str| parse_moment(text, now).map_err(anyhow::Error::msg);
     let since = moment(&args.since)?;
-    let until = args.until.as_deref().map_or(Ok(now), moment)?;
+    let until = args.until.as_deref().map_or(Ok(Timestamp::MAX), moment)?;
     anyhow::ensure!(since <= until, "--since is after --until");
     let dir: PathBuf = match &args.dir {
         Some(dir) => dir.clone(),
@@ -95,11 +100,13 @@ fn query(args: &HistoryArgs, now: Timestamp) -> anyhow::Result<Query> {
 }
 
 fn summary(query: &Query, groups: &[Group], past: &Past, now: Timestamp) -> PastSummary {
-    let gaps = past.gaps(query.since, query.until);
+    let until = if query.until == Timestamp::MAX { now } else { query.until };
+    let gaps = past.gaps(query.since, until);
     PastSummary {
         head: Head::new("history", now),
         since: query.since,
-        until: query.until,
+        until,
+        ahead: 0,
         failures: groups.iter().map(|group| group.count).sum(),
         problems: groups.len() as u64,
         not_stored: past.not_stored,

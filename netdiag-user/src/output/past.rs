@@ -33,6 +33,9 @@ pub struct PastSummary {
     pub failures: u64,
     /// What they were folded to.
     pub problems: u64,
+    /// Failures of times that are still to come: the clock was set back since.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub ahead: u64,
     /// Diagnoses that the agent could not store in this time.
     pub not_stored: u64,
     pub gaps: Vec<Gap>,
@@ -50,6 +53,11 @@ impl PastSummary {
         for Gap { from, until } in &self.gaps {
             let _ = write!(text, "\nnetdiag: no agent ran {}", span(*from, *until, self.head.time));
         }
+        if self.ahead > 0 {
+            let (failures, are) =
+                (counted(self.ahead, "failure"), if self.ahead == 1 { "is" } else { "are" });
+            let _ = write!(text, "\nnetdiag: {failures} {are} later than now: the clock was set back since");
+        }
         if self.not_stored > 0 {
             let number = counted(self.not_stored, "diagnosis").replace("diagnosiss", "diagnoses");
             let _ = write!(text, "\nnetdiag: {number} could not be stored");
@@ -59,6 +67,11 @@ impl PastSummary {
         }
         text
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn counted(number: u64, what: &str) -> String {
@@ -161,6 +174,7 @@ mod tests {
             until,
             failures: 1,
             problems: 1,
+            ahead: 0,
             not_stored: 0,
             gaps: Vec::new(),
             unreadable: Vec::new(),
