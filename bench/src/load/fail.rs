@@ -27,7 +27,8 @@ pub fn refused(first: SocketAddrV4, count: u16, interval_ms: u64) -> Failed {
 }
 
 /// In turn: refused, no route, given up while a firewall drops the SYN, refused datagram, reset by the peer.
-pub fn run(seconds: f64, dropped: SocketAddrV4) -> Result<Failed> {
+pub fn run(seconds: f64, dropped: SocketAddrV4, interval_ms: u64) -> Result<Failed> {
+    let pause = || std::thread::sleep(Duration::from_millis(interval_ms));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let open = listener.local_addr()?;
     let start = Instant::now();
@@ -35,10 +36,15 @@ pub fn run(seconds: f64, dropped: SocketAddrV4) -> Result<Failed> {
     while start.elapsed().as_secs_f64() < seconds {
         let port = 1024 + (tried % 30_000) as u16;
         let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
+        pause();
         let _ = TcpStream::connect((Ipv4Addr::new(192, 0, 2, 1), port));
+        pause();
         give_up(dropped)?;
+        pause();
         refused_datagram(port)?;
+        pause();
         reset(&listener, open)?;
+        pause();
         tried += 5;
     }
     Ok(Failed { tried })

@@ -1,5 +1,6 @@
 //! `netdiag agent` finds what is injected, keeps it, counts it, and says so when it cannot.
 
+mod clock;
 mod config;
 mod counts;
 mod disk;
@@ -16,6 +17,8 @@ use netdiag_tests::scenario::{Need, Scenario};
 
 const SOON: Duration = Duration::from_secs(15);
 const BPFTOOL: &[Need] = &[Need::Tool("bpftool")];
+/// The sample of what changes the whole machine, and puts it right again: in virtual machines only.
+const OWN_MACHINE: &str = "own-machine";
 const FAILURES: &str = "netdiag_connection_failures_total";
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -46,6 +49,12 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::healthy("agent_needs_no_more_than_its_unit_gives", life::needs_no_more_than_its_unit_gives)
         .needs(&[Need::Tool("setpriv")]),
     Scenario::healthy("agent_gives_up_rights", life::gives_up_rights),
+    Scenario::healthy("agent_stopped_for_a_while", clock::stopped_for_a_while)
+        .limit(Duration::from_secs(120)),
+    Scenario::healthy("agent_clock_is_set", clock::set).only_in(OWN_MACHINE).alone(),
+    Scenario::healthy("agent_clock_is_set_while_watching", clock::set_while_watching)
+        .only_in(OWN_MACHINE)
+        .alone(),
     Scenario::healthy("agent_prometheus_scrapes", counts::prometheus_scrapes)
         .needs(&[Need::Tool("prometheus"), Need::Tool("curl")]),
     Scenario::healthy("agent_keeps_within_its_budget", life::keeps_within_its_budget)
