@@ -69,7 +69,8 @@ pub struct Held {
     pub descriptors: usize,
     /// Programs, links and maps.
     pub objects: usize,
-    pub resident: u64,
+    /// Memory of its own; pages of the program come as it is used.
+    pub memory: u64,
 }
 
 impl Held {
@@ -80,7 +81,7 @@ impl Held {
         Ok(Self {
             descriptors: std::fs::read_dir(format!("/proc/{pid}/fd"))?.count(),
             objects: bpf_objects::objects(pid)?.len(),
-            resident: memory(pid, "VmRSS").context("the agent is gone")?,
+            memory: memory(pid, "RssAnon").context("the agent is gone")?,
         })
     }
 }

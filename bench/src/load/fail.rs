@@ -1,7 +1,7 @@
 //! Connections that fail.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -39,8 +39,9 @@ pub fn run(seconds: f64, dropped: SocketAddrV4, interval_ms: u64) -> Result<Fail
         pause();
         let _ = TcpStream::connect((Ipv4Addr::new(192, 0, 2, 1), port));
         pause();
-        give_up(dropped)?;
+        let waits = give_up(dropped)?;
         pause();
+        drop(waits);
         refused_datagram(port)?;
         pause();
         reset(&listener, open)?;
@@ -50,12 +51,13 @@ pub fn run(seconds: f64, dropped: SocketAddrV4, interval_ms: u64) -> Result<Fail
     Ok(Failed { tried })
 }
 
-fn give_up(to: SocketAddrV4) -> Result<()> {
+/// It waits until it is dropped.
+fn give_up(to: SocketAddrV4) -> Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
-    // EINPROGRESS; it is closed at once.
+    // EINPROGRESS.
     let _ = connect(socket.as_raw_fd(), &SockaddrIn::from(to));
-    Ok(())
+    Ok(socket)
 }
 
 fn refused_datagram(port: u16) -> Result<()> {

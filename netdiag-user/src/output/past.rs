@@ -182,11 +182,13 @@ mod tests {
         assert_eq!(whole.text(), "netdiag: 1 failure, 1 problem from 03:00:00 to 04:00:00 UTC");
         let gap = Gap { from: since, until: at("2026-11-26T03:30:00Z") };
         let unreadable = vec!["/x/2026-11-26.db: damaged".to_owned()];
-        let partial = PastSummary { failures: 3, gaps: vec![gap], not_stored: 2, unreadable, ..whole };
+        let partial =
+            PastSummary { failures: 3, gaps: vec![gap], not_stored: 2, ahead: 1, unreadable, ..whole };
         assert_eq!(
             partial.text(),
             "netdiag: 3 failures, 1 problem from 03:00:00 to 04:00:00 UTC\n\
              netdiag: no agent ran from 03:00:00 to 03:30:00 UTC\n\
+             netdiag: 1 failure is later than now: the clock was set back since\n\
              netdiag: 2 diagnoses could not be stored\n\
              netdiag: cannot read /x/2026-11-26.db: damaged"
         );
