@@ -280,7 +280,9 @@ impl Engine {
     }
 
     fn take_records(&mut self) {
-        self.changes.poll(now_ns());
+        for netns in self.changes.poll(now_ns()) {
+            self.leave_soon(netns);
+        }
         for _ in 0..BATCH {
             let Some(mut event) = self.next_event() else { break };
             match &mut event {

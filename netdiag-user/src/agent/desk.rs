@@ -1,6 +1,7 @@
 //! Where connections go that were explained: into numbers, and into the store.
 
 use std::cell::RefCell;
+use std::time::Instant;
 
 use jiff::Timestamp;
 
@@ -42,7 +43,7 @@ impl Desk<'_> {
         }
         if let Some((diagnosis, finding)) = &explained.diagnosis {
             let report = Report::new(&explained.evidence, diagnosis, finding, self.clock);
-            if let Some(report) = self.folder.add(report) {
+            if let Some(report) = self.folder.add(report, Instant::now()) {
                 store(self.writer, report);
             }
         }

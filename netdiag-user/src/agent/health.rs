@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The main loop comes by once a second; a search of /proc and all namespaces takes seconds at the very worst.
 const STUCK: Duration = Duration::from_secs(30);
@@ -14,8 +14,8 @@ const MISSED: u32 = 3;
 const GRACE: Duration = Duration::from_secs(2);
 
 /// How the agent is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(into = "&'static str")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Status {
     Ok,
     /// It works, but not all of it.
@@ -46,7 +46,7 @@ impl Status {
 }
 
 /// What both pages are made of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     pub status: Status,
     pub problems: Vec<String>,

@@ -14,6 +14,7 @@ pub mod metrics;
 mod notify;
 mod own;
 mod pages;
+pub mod preflight;
 mod privileges;
 mod server;
 mod stream;
@@ -25,7 +26,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -168,7 +169,7 @@ impl Agent {
             config,
             engine,
             folder: Folder::new(),
-            clock: Clock::new(0),
+            clock: Clock::read().map_err(|errno| system("no clock")(errno.into()))?,
             board,
             tally,
             heartbeat,
@@ -215,6 +216,8 @@ impl Agent {
 
     /// Takes what is there, and does what is due. To be called once a second at least.
     pub fn turn(&mut self) {
+        // First: the clock may have been set, or the machine suspended, while nothing happened.
+        self.read_clock();
         let (engine, mut desk) = self.at_desk();
         let Ok(()) = engine.poll(|explained| desk.take(&explained));
         self.tidy();
@@ -226,11 +229,13 @@ impl Agent {
         (engine, Desk { filter, folder, clock, tally, heartbeat, writer, board, health })
     }
 
+    fn read_clock(&mut self) {
+        // The one that it had is the best that there is then.
+        let _ = self.clock.renew();
+    }
+
     fn tidy(&mut self) {
-        if let Ok(clock) = Clock::read() {
-            self.clock = clock;
-        }
-        for report in self.folder.tick(Timestamp::now()) {
+        for report in self.folder.tick(Instant::now()) {
             store(self.writer.as_ref(), report);
         }
         self.beat();

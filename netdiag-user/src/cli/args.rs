@@ -14,7 +14,7 @@ use netdiag::kernel::loader::Options;
 use netdiag::kernel::registry::Family;
 use netdiag::when::parse_duration;
 
-pub use agent::{AgentArgs, By, HistoryArgs};
+pub use agent::{AgentArgs, By, DoctorArgs, HistoryArgs};
 pub use ask::AskArgs;
 pub use drops::{DropsArgs, DropsBy};
 pub use whose::{GroupBy, PortArgs, SocketsArgs, TimewaitArgs};
@@ -129,8 +129,8 @@ pub enum Command {
     History(HistoryArgs),
     /// Say what a diagnosis means, how netdiag knows, how to check it by hand and how to fix it
     Explain(ExplainArgs),
-    /// Show what this kernel lets netdiag see, and what to change
-    Doctor,
+    /// Show what this kernel lets netdiag see, whether an agent could run here, and what to change
+    Doctor(DoctorArgs),
     /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Print the manual page (roff)

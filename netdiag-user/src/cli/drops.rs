@@ -126,7 +126,7 @@ impl Teller {
     fn follow(&mut self, engine: &mut Engine) -> anyhow::Result<()> {
         let seconds = self.told.elapsed().as_secs_f64();
         self.told = Instant::now();
-        self.clock = Clock::read()?;
+        self.clock.renew()?;
         for group in self.groups.all() {
             if group.count == group.told || group.sample.class.is_normal() {
                 continue;

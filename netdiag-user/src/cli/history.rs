@@ -65,7 +65,7 @@ fn query(args: &HistoryArgs, config: Option<&Config>, now: Timestamp) -> anyhow:
     let filter = super::filter(&args.filter)?;
     let moment = |text: &str| netdiag::when::parse_moment(text, now).map_err(anyhow::Error::msg);
     let since = moment(&args.since)?;
-    let until = args.until.as_deref().map_or(Ok(now), moment)?;
+    let until = args.until.as_deref().map_or(Ok(Timestamp::MAX), moment)?;
     anyhow::ensure!(since <= until, "--since is after --until");
     let dir = args.dir.clone().or_else(|| Some(config?.history.dir.clone())).context("no directory")?;
     Ok(Query { dir, since, until, code: args.code.clone(), filter })

@@ -33,6 +33,9 @@ pub struct PastSummary {
     pub failures: u64,
     /// What they were folded to.
     pub problems: u64,
+    /// Failures of times that are still to come: the clock was set back since.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub ahead: u64,
     /// Diagnoses that the agent could not store in this time.
     pub not_stored: u64,
     pub gaps: Vec<Gap>,
@@ -57,6 +60,11 @@ impl PastSummary {
         for Gap { from, until } in &self.gaps {
             let _ = write!(text, "\nnetdiag: no agent ran {}", span(*from, *until, self.head.time));
         }
+        if self.ahead > 0 {
+            let (failures, are) =
+                (counted(self.ahead, "failure"), if self.ahead == 1 { "is" } else { "are" });
+            let _ = write!(text, "\nnetdiag: {failures} {are} later than now: the clock was set back since");
+        }
         let diagnoses = |number| counted(number, "diagnosis").replace("diagnosiss", "diagnoses");
         if self.not_stored > 0 {
             let _ = write!(text, "\nnetdiag: {} could not be stored", diagnoses(self.not_stored));
@@ -70,6 +78,11 @@ impl PastSummary {
         }
         text
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn counted(number: u64, what: &str) -> String {
@@ -179,6 +192,7 @@ mod tests {
             until,
             failures: 1,
             problems: 1,
+            ahead: 0,
             not_stored: 0,
             gaps: Vec::new(),
             unreadable: Vec::new(),
@@ -187,11 +201,13 @@ mod tests {
         assert_eq!(whole.text(), "netdiag: 1 failure, 1 problem from 03:00:00 to 04:00:00 UTC");
         let gap = Gap { from: since, until: at("2026-11-26T03:30:00Z") };
         let unreadable = vec!["/x/2026-11-26.db: damaged".to_owned()];
-        let partial = PastSummary { failures: 3, gaps: vec![gap], not_stored: 2, unreadable, ..whole };
+        let partial =
+            PastSummary { failures: 3, gaps: vec![gap], not_stored: 2, ahead: 1, unreadable, ..whole };
         assert_eq!(
             partial.text(),
             "netdiag: 3 failures, 1 problem from 03:00:00 to 04:00:00 UTC\n\
              netdiag: no agent ran from 03:00:00 to 03:30:00 UTC\n\
+             netdiag: 1 failure is later than now: the clock was set back since\n\
              netdiag: 2 diagnoses could not be stored\n\
              netdiag: cannot read /x/2026-11-26.db: damaged"
         );

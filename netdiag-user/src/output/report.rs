@@ -355,7 +355,7 @@ impl Report {
         let time = clock.at(connection.end_ns);
         let process = ProcessPart::new(connection.owner.as_ref(), evidence.facts.process.as_ref());
         let comm = process.as_ref().map(|process| process.comm.as_str());
-        let events = event::events(connection, &evidence.timeline, comm);
+        let events = event::events(connection, &evidence.timeline, comm, clock);
         let mut report = Self {
             head: Head::new("diagnosis", time),
             code: diagnosis.code.to_owned(),

@@ -5,6 +5,11 @@ mod config;
 mod counts;
 mod disk;
 mod latency;
+mod clock;
+mod config;
+mod counts;
+mod disk;
+mod doctor;
 mod life;
 mod owners;
 mod store;
@@ -18,6 +23,8 @@ use netdiag_tests::scenario::{Need, Scenario};
 
 const SOON: Duration = Duration::from_secs(15);
 const BPFTOOL: &[Need] = &[Need::Tool("bpftool")];
+/// The sample of what changes the whole machine, and puts it right again: in virtual machines only.
+const OWN_MACHINE: &str = "own-machine";
 const FAILURES: &str = "netdiag_connection_failures_total";
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -49,10 +56,22 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::healthy("agent_configuration_errors", config::errors),
     Scenario::healthy("agent_default_configuration", config::default),
     Scenario::healthy("agent_reload", config::reload),
+    Scenario::healthy("agent_doctor_of_its_home", doctor::of_its_home),
+    Scenario::healthy("agent_doctor_of_a_wrong_configuration", doctor::of_a_wrong_configuration),
+    Scenario::healthy("agent_doctor_of_a_store_of_another_user", doctor::of_a_store_of_another_user),
+    Scenario::healthy("agent_doctor_of_missing_capabilities", doctor::of_missing_capabilities)
+        .needs(&[Need::Tool("setpriv")])
+        .limit(Duration::from_secs(90)),
     Scenario::healthy("agent_second_is_told", life::second_is_told),
     Scenario::healthy("agent_needs_no_more_than_its_unit_gives", life::needs_no_more_than_its_unit_gives)
         .needs(&[Need::Tool("setpriv")]),
     Scenario::healthy("agent_gives_up_rights", life::gives_up_rights),
+    Scenario::healthy("agent_stopped_for_a_while", clock::stopped_for_a_while)
+        .limit(Duration::from_secs(120)),
+    Scenario::healthy("agent_clock_is_set", clock::set).only_in(OWN_MACHINE).alone(),
+    Scenario::healthy("agent_clock_is_set_while_watching", clock::set_while_watching)
+        .only_in(OWN_MACHINE)
+        .alone(),
     Scenario::healthy("agent_prometheus_scrapes", counts::prometheus_scrapes)
         .needs(&[Need::Tool("prometheus"), Need::Tool("curl")]),
     Scenario::healthy("agent_keeps_within_its_budget", life::keeps_within_its_budget)

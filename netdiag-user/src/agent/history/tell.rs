@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::ops::ControlFlow;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::fold::fold;
@@ -42,9 +42,13 @@ pub fn tell(
 ) -> io::Result<()> {
     let mut folded = fold(most);
     let mut rows: VecDeque<Row> = VecDeque::new();
-    let mut left_out = 0;
+    let (mut left_out, mut ahead) = (0, 0);
     let past = past(query, |row| {
         folded.add(row);
+        // What failed since the question was asked is not meant.
+        if row.first.duration_since(now) > SignedDuration::from_secs(1) {
+            ahead += row.count;
+        }
         if details {
             if rows.len() >= most {
                 rows.pop_front();
@@ -59,7 +63,7 @@ pub fn tell(
     let groups = folded.groups();
     let failures = groups.iter().map(|group| group.count).sum();
     let summary =
-        PastSummary { failures, problems: groups.len() as u64, left_out, ..summary(query, &past, now) };
+        PastSummary { failures, problems: groups.len() as u64, ahead, left_out, ..summary(query, &past, now) };
     let diagnoses = rows.iter().map(|row| past.report(row).map(|report| Told::Diagnosis(Box::new(report))));
     let problems = groups.iter().map(|group| {
         group.report(&past).map(|report| Told::Problem { report: Box::new(report), several: group.several })
@@ -76,11 +80,13 @@ pub fn tell(
 }
 
 fn summary(query: &Query, past: &Past, now: Timestamp) -> PastSummary {
-    let gaps = past.gaps(query.since, query.until);
+    let until = if query.until == Timestamp::MAX { now } else { query.until };
+    let gaps = past.gaps(query.since, until);
     PastSummary {
         head: Head::new("history", now),
         since: query.since,
-        until: query.until,
+        until,
+        ahead: 0,
         failures: 0,
         problems: 0,
         not_stored: past.not_stored,

@@ -1,4 +1,4 @@
-//! Options of `agent` and `history`.
+//! Options of `agent` and `history`, and of `doctor`, which looks at the agent.
 
 use std::path::PathBuf;
 
@@ -27,6 +27,21 @@ pub struct AgentArgs {
     /// Write the default configuration, with what each key means
     #[arg(long, conflicts_with = "check")]
     pub print_config: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Nothing is changed: programs and tc are attached and taken away again, and directories are looked at. What is said of
+the agent holds for one that this user starts.
+
+Examples:
+  netdiag doctor
+  netdiag doctor --verbose                       also where the programs read each field of the kernel
+  netdiag doctor --config ./agent.toml           would an agent with this configuration run?")]
+pub struct DoctorArgs {
+    /// The agent's configuration; without it /etc/netdiag/agent.toml, or the defaults if that is not there
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// What problems are listed under.
