@@ -286,7 +286,9 @@ impl Engine {
             match &mut event {
                 Event::Suspect(suspect) => self.suspect(suspect),
                 Event::SocketError(error) => self.find_owner(error),
-                Event::Drop(drop) => self.name_rule(drop),
+                Event::Drop(drop) => {
+                    self.name_rule(drop);
+                }
                 Event::Wire(wire) => self.remember(wire),
                 Event::Exec(exec) => {
                     self.watch_wire(exec.netns.into());
