@@ -200,8 +200,7 @@ impl Named {
             let flow = (tuple.protocol, source, destination, port);
             (flow, packet.flags & !PSH, packet.code, packet.netns, packet.ifindex)
         };
-        seen(&self.packet) == seen(&drop.packet)
-            && (&self.symbol, self.hook) == (&drop.symbol, drop.hook)
+        seen(&self.packet) == seen(&drop.packet) && (&self.symbol, self.hook) == (&drop.symbol, drop.hook)
     }
 }
 

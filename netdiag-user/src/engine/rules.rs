@@ -45,8 +45,10 @@ impl Engine {
             self.firewall.follow(drop);
         }
         if drop.rule.is_none() {
-            let compare = || self.firewall.compare(drop, &symbol, hook, now_ns());
-            asked |= self.comparisons.within(compare).is_some();
+            let waited_for = self.follows && drop.packet.tuple.protocol == protocol::TCP;
+            let mut compare = || self.firewall.compare(drop, &symbol, hook, now_ns());
+            // As above: the packets of the command do not wait for the time that those of others took.
+            asked |= if waited_for { Some(compare()) } else { self.comparisons.within(compare) }.is_some();
         }
         asked || drop.rule.is_some()
     }
@@ -57,7 +59,15 @@ impl Engine {
         let tuple = drop.packet.tuple;
         tuple.protocol != protocol::TCP
             || self.is_asked(drop)
+            || self.may_be_translated(drop)
             || self.wire_since.is_empty() && self.has_asked_end(&tuple)
+    }
+
+    /// Whether a socket sent a SYN in a namespace of the command's: NAT may have made another end of the one that was
+    /// asked for.
+    fn may_be_translated(&self, drop: &Drop) -> bool {
+        let Drop { sock, packet, .. } = drop;
+        *sock != 0 && packet.iif == 0 && packet.is_syn() && self.wire_since.contains_key(&packet.netns.into())
     }
 
     /// Whether the user asked about a flow.

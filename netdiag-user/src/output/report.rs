@@ -92,6 +92,7 @@ pub struct ConnectionPart {
 
 impl ConnectionPart {
     pub fn new(connection: &Connection) -> Self {
+        let asked = connection.asked();
         Self {
             protocol: match connection.protocol {
                 protocol::TCP => "tcp".into(),
@@ -103,9 +104,12 @@ impl ConnectionPart {
                 Side::Outbound => "outbound".into(),
                 Side::Inbound => "inbound".into(),
             },
-            local: connection.local.into(),
-            peer: connection.peer.into(),
-            translated: None,
+            local: asked.local.into(),
+            peer: asked.peer.into(),
+            translated: connection
+                .before_nat
+                .is_some()
+                .then_some(Translated { local: connection.local.into(), peer: connection.peer.into() }),
             hostname: None,
             interface: None,
             netns: connection.netns,
@@ -127,6 +131,11 @@ impl ConnectionPart {
             "icmp" => protocol::ICMP,
             other => other.parse().unwrap_or(0),
         }
+    }
+
+    /// The peer that packets go to.
+    pub(super) fn reached_peer(&self) -> Endpoint {
+        self.translated.map_or(self.peer, |translated| translated.peer)
     }
 
     pub(super) fn is_inbound(&self) -> bool {
@@ -386,6 +395,10 @@ impl Report {
             last: time,
             coverage: CoveragePart::new(&evidence.coverage, connection),
         };
+        if let Some(translated) = &report.connection.translated {
+            let (asked, peer) = (report.connection.peer, translated.peer);
+            report.explanation += &format!(" NAT on this machine makes {peer} of {asked}.");
+        }
         report.summary = format!("{} {}: {}", report.subject(), report.headline, report.cause);
         report
     }
