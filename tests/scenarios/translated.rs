@@ -73,7 +73,8 @@ fn silent(family: Family) -> Result<()> {
     let report = net.netdiag_run(&curl(service(family), 2.5))?;
     let found = report.exits(28)?.the_only("timeout.no-reply")?.has("/confidence", "likely")?;
     let found = is_told(found, family, family.remote(8080))?.has("/where/interface", "eth0")?;
-    let on_wire = |all: &Vec<serde_json::Value>| all.iter().filter(|one| one["event"] == "on-wire").count();
+    let on_wire =
+        |all: &Vec<serde_json::Value>| all.iter().filter(|one| one["event"] == "syn-on-wire").count();
     ensure!(found.at("/evidence").as_array().is_some_and(|all| on_wire(all) >= 2), "{}", report.dump());
     Ok(())
 }

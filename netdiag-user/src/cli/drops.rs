@@ -26,7 +26,7 @@ const IDLE: Duration = Duration::from_millis(500);
 pub fn drops(args: DropsArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let filter = super::filter(&args.filter)?;
     let mut teller = Teller::new(&args, global, filter)?;
-    let cost = OwnCost::begin(args.stats);
+    let cost = OwnCost::begin(args.cost.stats);
     let mut engine = Engine::start(Options { drops: true, ..global.options() })?;
     teller.start = Instant::now();
     teller.told = teller.start;
@@ -88,7 +88,7 @@ impl Teller {
             start: Instant::now(),
             told: Instant::now(),
             closed: false,
-            shows_cost: args.stats,
+            shows_cost: args.cost.stats,
         })
     }
 

@@ -6,8 +6,8 @@ use crate::probes::{Drop, Tuple, protocol};
 use crate::track::{Connection, hook_of};
 
 impl Engine {
-    /// Asks the kernel which rule dropped a packet, while the rule is still there, and else the ruleset. Returns whether
-    /// either was asked: then a drop without a rule is one whose rule is not known.
+    /// Asks the kernel which rule dropped a packet, while the rule is still there, and else the ruleset. Returns
+    /// whether either was asked: then a drop without a rule is one whose rule is not known.
     pub(super) fn name_rule(&mut self, drop: &mut Drop) -> bool {
         let frames = std::mem::take(&mut drop.frames);
         let by_filter = self.session.reasons.is_drop(drop.reason, "NETFILTER_DROP");

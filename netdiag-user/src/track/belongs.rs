@@ -231,8 +231,8 @@ impl<'a> Belongs<'a> {
         }
     }
 
-    /// A packet of its own that does not have its ends: before it had a port, or after NAT. The memory of a closed socket
-    /// is used again at once.
+    /// A packet of its own that does not have its ends: before it had a port, or after NAT. The memory of a closed
+    /// socket is used again at once.
     fn is_sender(&self, drop: &Drop) -> bool {
         let connection = self.connection;
         let lived = matches!(connection.end, End::State { .. })

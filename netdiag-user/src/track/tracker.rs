@@ -109,8 +109,8 @@ impl Tracker {
         Due { now_ns, excess, names: Names::default(), numbers: Vec::new() }
     }
 
-    /// The next of these with all that belongs to it. `translated` is asked what NAT made of a connection with this socket,
-    /// where no packet tells.
+    /// The next of these with all that belongs to it. `translated` is asked what NAT made of a connection with this
+    /// socket, where no packet tells.
     pub fn finish(
         &mut self,
         due: &mut Due,

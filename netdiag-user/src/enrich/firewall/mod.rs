@@ -161,8 +161,8 @@ impl Firewall {
         drop.rule = Some(Box::new(rule));
     }
 
-    /// Reads the counters by which the rules of iptables-legacy are told apart in this network namespace (inode number),
-    /// before anything is dropped. `now_ns`: `CLOCK_MONOTONIC`.
+    /// Reads the counters by which the rules of iptables-legacy are told apart in this network namespace (inode
+    /// number), before anything is dropped. `now_ns`: `CLOCK_MONOTONIC`.
     pub fn read_counters(&mut self, inode: u64, now_ns: u64) {
         self.fallback.read_counters(inode, now_ns);
     }
