@@ -45,10 +45,15 @@ impl Engine {
             self.firewall.follow(drop);
         }
         if drop.rule.is_none() {
-            let waited_for = self.follows && drop.packet.tuple.protocol == protocol::TCP;
+            let is_waited_for = self.follows && drop.packet.tuple.protocol == protocol::TCP;
             let mut compare = || self.firewall.compare(drop, &symbol, hook, now_ns());
             // As above: the packets of the command do not wait for the time that those of others took.
-            asked |= if waited_for { Some(compare()) } else { self.comparisons.within(compare) }.is_some();
+            if is_waited_for {
+                compare();
+                asked = true;
+            } else {
+                asked |= self.comparisons.within(compare).is_some();
+            }
         }
         asked || drop.rule.is_some()
     }
