@@ -11,6 +11,7 @@ mod rules;
 mod shed;
 mod subject;
 mod suspects;
+mod translations;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, UdpSocket};
@@ -39,6 +40,7 @@ use budget::Budget;
 use hosts::Hosts;
 pub use shed::{Shed, Spent};
 pub use subject::{matches, may_match};
+use translations::Translations;
 
 /// A connection that ended, and what is thought of it.
 #[derive(Debug)]
@@ -102,6 +104,7 @@ pub struct Engine {
     namings: Budget,
     /// The part of `searches` that went into samples of queues.
     samplings_ns: u64,
+    translations: Translations,
     shed: Shed,
     comparisons: Budget,
     lost: VecDeque<(u64, u64)>,
@@ -156,6 +159,7 @@ impl Engine {
             searches: Budget::default(),
             namings: Budget::default(),
             samplings_ns: 0,
+            translations: Translations::default(),
             shed: Shed::default(),
             comparisons: Budget::default(),
             lost: VecDeque::new(),
@@ -253,6 +257,9 @@ impl Engine {
         if self.wire_since.contains_key(&netns) {
             return Vec::new();
         }
+        if self.follows {
+            self.firewall.read_counters(netns, now_ns());
+        }
         let outcome = self.session.watch_wire(netns);
         if !outcome.interfaces.is_empty() {
             self.wire_since.insert(netns, now_ns());
@@ -288,7 +295,9 @@ impl Engine {
             match &mut event {
                 Event::Suspect(suspect) => self.suspect(suspect),
                 Event::SocketError(error) => self.find_owner(error),
-                Event::Drop(drop) => self.name_rule(drop),
+                Event::Drop(drop) => {
+                    self.name_rule(drop);
+                }
                 Event::Wire(wire) => self.remember(wire),
                 Event::Exec(exec) => {
                     self.watch_wire(exec.netns.into());
@@ -309,7 +318,7 @@ impl Engine {
 
     fn tell_due<E>(&mut self, now: u64, mut tell: impl FnMut(Explained) -> Result<(), E>) -> Result<(), E> {
         let mut due = self.tracker.take_due(now);
-        while let Some(finished) = self.tracker.finish(&mut due) {
+        while let Some(finished) = self.next_finished(&mut due) {
             if let Some(explained) = self.explain(finished) {
                 tell(explained)?;
             }

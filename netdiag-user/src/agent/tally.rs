@@ -81,7 +81,7 @@ impl Tally {
 /// The end that was connected to.
 fn destination(connection: &Connection) -> String {
     match connection.side {
-        Side::Outbound => connection.peer.to_string(),
-        Side::Inbound => connection.local.to_string(),
+        Side::Outbound => connection.asked().peer.to_string(),
+        Side::Inbound => connection.asked().local.to_string(),
     }
 }

@@ -137,6 +137,29 @@ pub enum Command {
     Man,
 }
 
+// What clap would take for the help of the commands that have them must not be a documentation comment.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Cost {
+    /// Show what netdiag itself cost: runs and time of its programs, memory, CPU time
+    ///
+    /// For that the kernel counts the runs of all BPF programs for as long as netdiag lives, which slows each
+    /// run by some nanoseconds. No setting is changed.
+    #[arg(long)]
+    pub stats: bool,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Tracing {
+    /// Let nftables trace packets that are dropped by a rule which the kernel does not name otherwise
+    ///
+    /// For that netdiag adds a table of its own, netdiag_trace_PID, to nftables in the network namespace of the drop,
+    /// with `meta nftrace set 1` for that flow alone, if it is one that was asked for, and the copy of the packet that
+    /// is sent again names the rule exactly. The table is gone when netdiag ends, also if it is killed. Nothing is
+    /// added while the kernel names the rule itself.
+    #[arg(long)]
+    pub trace_rules: bool,
+}
+
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 The command keeps its standard input, output and error; the report goes to standard error, or to --output.
@@ -151,19 +174,10 @@ pub struct RunArgs {
     /// Report connections that work, too, when they end
     #[arg(long)]
     pub all: bool,
-    /// Show what netdiag itself cost: runs and time of its programs, memory, CPU time
-    ///
-    /// For that the kernel counts the runs of all BPF programs for as long as netdiag lives, which slows each
-    /// run by some nanoseconds. No setting is changed.
-    #[arg(long)]
-    pub stats: bool,
-    /// Let nftables trace packets that are dropped by a rule which the kernel does not name otherwise
-    ///
-    /// For that netdiag adds a table of its own, netdiag_trace_PID, to nftables in the network namespace of the drop, with
-    /// `meta nftrace set 1` for that flow alone, if it is one that was asked for, and the copy of the packet that is sent
-    /// again names the rule exactly. The table is gone when netdiag ends, also if it is killed. Nothing is added while the kernel names the rule itself.
-    #[arg(long)]
-    pub trace_rules: bool,
+    #[command(flatten)]
+    pub cost: Cost,
+    #[command(flatten)]
+    pub tracing: Tracing,
     /// Append the evidence of each connection that failed to this file, one JSON object a line
     #[arg(long, value_name = "FILE")]
     pub save_evidence: Option<PathBuf>,
@@ -190,19 +204,10 @@ pub struct WatchArgs {
     /// Report connections that work, too, when they end
     #[arg(long)]
     pub all: bool,
-    /// Show what netdiag itself cost: runs and time of its programs, memory, CPU time
-    ///
-    /// For that the kernel counts the runs of all BPF programs for as long as netdiag lives, which slows each
-    /// run by some nanoseconds. No setting is changed.
-    #[arg(long)]
-    pub stats: bool,
-    /// Let nftables trace packets that are dropped by a rule which the kernel does not name otherwise
-    ///
-    /// For that netdiag adds a table of its own, netdiag_trace_PID, to nftables in the network namespace of the drop, with
-    /// `meta nftrace set 1` for that flow alone, if it is one that was asked for, and the copy of the packet that is sent
-    /// again names the rule exactly. The table is gone when netdiag ends, also if it is killed. Nothing is added while the kernel names the rule itself.
-    #[arg(long)]
-    pub trace_rules: bool,
+    #[command(flatten)]
+    pub cost: Cost,
+    #[command(flatten)]
+    pub tracing: Tracing,
     /// Append the evidence of each connection that failed to this file, one JSON object a line
     #[arg(long, value_name = "FILE")]
     pub save_evidence: Option<PathBuf>,

@@ -29,7 +29,7 @@ pub fn drops(args: DropsArgs, global: &Global) -> anyhow::Result<ExitCode> {
         return past_drops::tell(&args, global, filter.as_ref());
     }
     let mut teller = Teller::new(&args, global, filter)?;
-    let cost = OwnCost::begin(args.stats);
+    let cost = OwnCost::begin(args.cost.stats);
     let mut engine = Engine::start(Options { drops: true, ..global.options() })?;
     teller.start = Instant::now();
     teller.told = teller.start;
@@ -98,7 +98,7 @@ impl Teller {
             start: Instant::now(),
             told: Instant::now(),
             closed: false,
-            shows_cost: args.stats,
+            shows_cost: args.cost.stats,
         })
     }
 

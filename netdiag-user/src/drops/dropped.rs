@@ -70,7 +70,7 @@ pub struct Dropped {
     pub way: Way,
     pub whose: Whose,
     pub rule: Option<Box<DropRule>>,
-    /// The record had what it takes to look for the rule.
+    /// Somebody looked for the rule: then one that is not there is not known.
     pub rule_looked_up: bool,
     /// Like drops before it that had no record.
     pub suppressed: u64,

@@ -34,8 +34,7 @@ impl Engine {
             }
             let wanted = wanted == Some(true);
             if wanted {
-                dropped.rule_looked_up = !drop.frames.words.is_empty() && !self.namings.is_spent();
-                self.name_rule(&mut drop);
+                dropped.rule_looked_up = self.name_rule(&mut drop);
                 dropped.rule = drop.rule.take();
             }
             tell(dropped, wanted)?;

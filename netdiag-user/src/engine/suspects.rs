@@ -34,10 +34,16 @@ impl Engine {
         if let Some(last) = self.just_in_time.get_mut(&netns) {
             *last = suspect.time_ns;
         }
+        let Suspect { sock, netns, tuple, asked, .. } = suspect;
+        let translated = self.translations.look(&self.tracker, *sock, *netns, tuple, *asked);
+        let to = translated.as_ref().unwrap_or(tuple).destination;
+        if translated.is_some() {
+            self.session.take_interest(to);
+        }
         if self.shed.samples {
             return;
         }
-        let look = || queues::sample(suspect.tuple.destination, suspect.netns, suspect.time_ns);
+        let look = || queues::sample(to, suspect.netns, suspect.time_ns);
         let before = self.searches.total_ns();
         let sample = if suspect.asked { Some(look()) } else { self.searches.within(look) };
         self.samplings_ns += self.searches.total_ns() - before;

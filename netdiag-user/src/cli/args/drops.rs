@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use netdiag::when::parse_duration;
 
-use super::AskArgs;
+use super::{AskArgs, Cost};
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
@@ -32,17 +32,13 @@ pub struct DropsArgs {
     /// Show each group as its first packet is dropped, and every two seconds what came to it
     #[arg(long, short)]
     pub follow: bool,
-    /// Show what netdiag itself cost: runs and time of its programs, memory, CPU time
-    ///
-    /// For that the kernel counts the runs of all BPF programs for as long as netdiag lives, which slows each
-    /// run by some nanoseconds. No setting is changed.
-    #[arg(long)]
-    pub stats: bool,
     /// Show the drops that the agent has counted since it began
     #[arg(long, conflicts_with_all = ["duration", "follow", "stats", "no_agent"])]
     pub since_agent: bool,
     #[command(flatten)]
     pub ask: AskArgs,
+    #[command(flatten)]
+    pub cost: Cost,
     /// What drops are put together by, besides their cause
     #[arg(long, value_enum, default_value_t = DropsBy::Rule, value_name = "KEY")]
     pub by: DropsBy,
