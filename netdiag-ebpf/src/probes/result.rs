@@ -18,12 +18,12 @@ use aya_ebpf::programs::{BtfTracePointContext, FExitContext, RetProbeContext, Tr
 use netdiag_ebpf::config::FLAG_TRACK_PROCESSES;
 use netdiag_ebpf::counters::Counter;
 use netdiag_ebpf::fields::Field;
-use netdiag_ebpf::records::{ResultRecord, Tuple, call, kind, socket_flag};
+use netdiag_ebpf::records::{Interest, ResultRecord, Tuple, call, kind, socket_flag};
 
 use crate::kernel::{probe, sock, task};
 use crate::limits::permit;
 use crate::maps::{
-    Interest, TRACKED, UDP_OWNERS, UdpOwner, config, count, errno_wanted, send, socket_call, take_interest,
+    TRACKED, UDP_OWNERS, UdpOwner, config, count, errno_wanted, send, socket_call, take_interest,
 };
 
 /// `ret` in the record of a sys_exit tracepoint: after the common fields and the call's number.

@@ -200,7 +200,7 @@ impl Session {
     /// From now on packets of this remote end matter, for connections in trouble that NAT sends there.
     pub fn take_interest(&mut self, remote: SocketAddr) {
         // A failed insert costs wire evidence only.
-        let _ = self.interest.insert(interest_key(remote), 1, 0);
+        let _ = self.interest.insert(InMap(any_flow_to(remote)), 1, 0);
     }
 
     /// Whether a connection is open that was asked for.

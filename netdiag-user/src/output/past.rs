@@ -46,10 +46,6 @@ pub struct PastSummary {
     pub left_out: u64,
 }
 
-fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
 impl PastSummary {
     /// A line, and one for each thing that may be missing; without the last line's end.
     pub fn text(&self) -> String {

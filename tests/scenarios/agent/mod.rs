@@ -1,15 +1,12 @@
 //! `netdiag agent` finds what is injected, keeps it, counts it, and says so when it cannot.
 
 mod asked;
-mod config;
-mod counts;
-mod disk;
-mod latency;
 mod clock;
 mod config;
 mod counts;
 mod disk;
 mod doctor;
+mod latency;
 mod life;
 mod owners;
 mod store;

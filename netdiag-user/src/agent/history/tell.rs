@@ -62,8 +62,13 @@ pub fn tell(
     }
     let groups = folded.groups();
     let failures = groups.iter().map(|group| group.count).sum();
-    let summary =
-        PastSummary { failures, problems: groups.len() as u64, ahead, left_out, ..summary(query, &past, now) };
+    let summary = PastSummary {
+        failures,
+        problems: groups.len() as u64,
+        ahead,
+        left_out,
+        ..summary(query, &past, now)
+    };
     let diagnoses = rows.iter().map(|row| past.report(row).map(|report| Told::Diagnosis(Box::new(report))));
     let problems = groups.iter().map(|group| {
         group.report(&past).map(|report| Told::Problem { report: Box::new(report), several: group.several })
