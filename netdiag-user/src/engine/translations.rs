@@ -10,6 +10,9 @@ use crate::track::{Connection, End, Side, Tracker};
 /// Connections whose flow is remembered; the oldest goes.
 const MAX_KNOWN: usize = 1024;
 
+/// The function of the kernel that answers.
+const ANSWERS: &str = "ctnetlink_get_conntrack";
+
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub(super) struct Translations {
@@ -71,12 +74,20 @@ impl Translations {
         whatever_it_takes: bool,
     ) -> Option<Tuple> {
         let is_tracked = matches!(asked.protocol, protocol::TCP | protocol::UDP) && asked.source.port() != 0;
-        let answers = || !tracker.code_of(&["ctnetlink_get_conntrack"]).is_empty();
-        if !is_tracked || !conntrack::has_entries(netns.into()) || !*self.answers.get_or_insert_with(answers)
-        {
+        if !is_tracked {
             return None;
         }
-        let look = || conntrack::translated(netns.into(), asked);
-        if whatever_it_takes { look() } else { self.budget.within(look).flatten() }
+        let Self { answers, budget, .. } = self;
+        if whatever_it_takes {
+            return look_up(answers, tracker, netns, asked);
+        }
+        // A namespace that cannot be found costs the most: all of it counts.
+        budget.within(|| look_up(answers, tracker, netns, asked)).flatten()
     }
+}
+
+fn look_up(answers: &mut Option<bool>, tracker: &Tracker, netns: u32, asked: &Tuple) -> Option<Tuple> {
+    let asks = conntrack::has_entries(netns.into())
+        && *answers.get_or_insert_with(|| !tracker.code_of(&[ANSWERS]).is_empty());
+    asks.then(|| conntrack::translated(netns.into(), asked)).flatten()
 }
