@@ -148,6 +148,21 @@ pub fn is_interesting(family: u16, address: &[u8; 16], port: u16, local_port: u1
     INTEREST.get_ptr(key).is_some()
 }
 
+/// NAT made other ends of those that the socket has (`asked`): if packets of the one flow matter, those of the other do
+/// from now on. Returns whether they do.
+#[inline(always)]
+pub fn follow_translated(asked: &Tuple, packet: &Tuple) -> bool {
+    let of_any =
+        Interest { address: asked.daddr, port: asked.dport, family: asked.family, local_port: 0, _pad: 0 };
+    let local_port = match INTEREST.get_ptr(of_any).is_some() {
+        true => 0,
+        false if INTEREST.get_ptr(Interest { local_port: asked.sport, ..of_any }).is_some() => packet.sport,
+        false => return false,
+    };
+    take_interest(Interest { address: packet.daddr, port: packet.dport, local_port, ..of_any });
+    true
+}
+
 /// Offset of a field; [`ABSENT`] where the kernel has none.
 #[inline(always)]
 pub fn offset(field: Field) -> u32 {

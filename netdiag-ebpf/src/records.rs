@@ -429,7 +429,7 @@ pub struct WireRecord {
     pub header: Header,
     /// For an ICMP error: its own source and destination.
     pub packet: PacketInfo,
-    /// For an ICMP error: the packet that it quotes.
+    /// For an ICMP error: the packet that it quotes. For a SYN of which NAT has changed an end: what its socket asked for.
     pub quoted: Tuple,
 }
 

@@ -11,6 +11,7 @@ mod rules;
 mod shed;
 mod subject;
 mod suspects;
+mod translations;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, UdpSocket};
@@ -39,6 +40,7 @@ use budget::Budget;
 use hosts::Hosts;
 pub use shed::{Shed, Spent};
 pub use subject::{matches, may_match};
+use translations::Translations;
 
 /// A connection that ended, and what is thought of it.
 #[derive(Debug)]
@@ -69,7 +71,7 @@ impl std::fmt::Debug for Prefilter {
 /// Who looks at the records as they pass.
 struct Observer(Box<Observe>);
 
-type Observe = dyn FnMut(&Event, &Reasons);
+type Observe = dyn FnMut(&Event, &Reasons, &Tracker);
 
 impl std::fmt::Debug for Observer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -102,6 +104,7 @@ pub struct Engine {
     namings: Budget,
     /// The part of `searches` that went into samples of queues.
     samplings_ns: u64,
+    translations: Translations,
     shed: Shed,
     comparisons: Budget,
     lost: VecDeque<(u64, u64)>,
@@ -156,6 +159,7 @@ impl Engine {
             searches: Budget::default(),
             namings: Budget::default(),
             samplings_ns: 0,
+            translations: Translations::default(),
             shed: Shed::default(),
             comparisons: Budget::default(),
             lost: VecDeque::new(),
@@ -191,7 +195,7 @@ impl Engine {
     }
 
     /// Shows every record to `observer` before it is tracked.
-    pub fn observe(&mut self, observer: impl FnMut(&Event, &Reasons) + 'static) {
+    pub fn observe(&mut self, observer: impl FnMut(&Event, &Reasons, &Tracker) + 'static) {
         self.observer = Some(Observer(Box::new(observer)));
     }
 
@@ -253,6 +257,9 @@ impl Engine {
         if self.wire_since.contains_key(&netns) {
             return Vec::new();
         }
+        if self.follows {
+            self.firewall.read_counters(netns, now_ns());
+        }
         let outcome = self.session.watch_wire(netns);
         if !outcome.interfaces.is_empty() {
             self.wire_since.insert(netns, now_ns());
@@ -280,13 +287,17 @@ impl Engine {
     }
 
     fn take_records(&mut self) {
-        self.changes.poll(now_ns());
+        for netns in self.changes.poll(now_ns()) {
+            self.leave_soon(netns);
+        }
         for _ in 0..BATCH {
             let Some(mut event) = self.next_event() else { break };
             match &mut event {
                 Event::Suspect(suspect) => self.suspect(suspect),
                 Event::SocketError(error) => self.find_owner(error),
-                Event::Drop(drop) => self.name_rule(drop),
+                Event::Drop(drop) => {
+                    self.name_rule(drop);
+                }
                 Event::Wire(wire) => self.remember(wire),
                 Event::Exec(exec) => {
                     self.watch_wire(exec.netns.into());
@@ -295,7 +306,7 @@ impl Engine {
                 _ => {}
             }
             if let Some(observer) = &mut self.observer {
-                observer.0(&event, &self.session.reasons);
+                observer.0(&event, &self.session.reasons, &self.tracker);
             }
             self.tracker.add(event);
         }
@@ -307,7 +318,7 @@ impl Engine {
 
     fn tell_due<E>(&mut self, now: u64, mut tell: impl FnMut(Explained) -> Result<(), E>) -> Result<(), E> {
         let mut due = self.tracker.take_due(now);
-        while let Some(finished) = self.tracker.finish(&mut due) {
+        while let Some(finished) = self.next_finished(&mut due) {
             if let Some(explained) = self.explain(finished) {
                 tell(explained)?;
             }

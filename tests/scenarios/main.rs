@@ -13,6 +13,7 @@ mod reset;
 mod samples;
 mod skips;
 mod timeout;
+mod translated;
 mod unreachable;
 mod whose;
 
@@ -22,6 +23,7 @@ fn main() -> std::process::ExitCode {
         refused::SCENARIOS,
         timeout::SCENARIOS,
         unreachable::SCENARIOS,
+        translated::SCENARIOS,
         reset::SCENARIOS,
         local::SCENARIOS,
         drops::SCENARIOS,

@@ -41,6 +41,8 @@ pub const SAMPLES: &[(&str, &[&str])] = &[
             "timeout_accept_queue_full__hit_v4",
         ],
     ),
+    // Sets a machine's clock.
+    ("own-machine", &[]),
     // Ends a machine's use for netdiag.
     ("locked-down", &[]),
     // On a kernel that netdiag refuses.

@@ -1,7 +1,7 @@
 //! Connections that fail.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -27,7 +27,8 @@ pub fn refused(first: SocketAddrV4, count: u16, interval_ms: u64) -> Failed {
 }
 
 /// In turn: refused, no route, given up while a firewall drops the SYN, refused datagram, reset by the peer.
-pub fn run(seconds: f64, dropped: SocketAddrV4) -> Result<Failed> {
+pub fn run(seconds: f64, dropped: SocketAddrV4, interval_ms: u64) -> Result<Failed> {
+    let pause = || std::thread::sleep(Duration::from_millis(interval_ms));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let open = listener.local_addr()?;
     let start = Instant::now();
@@ -35,21 +36,28 @@ pub fn run(seconds: f64, dropped: SocketAddrV4) -> Result<Failed> {
     while start.elapsed().as_secs_f64() < seconds {
         let port = 1024 + (tried % 30_000) as u16;
         let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
+        pause();
         let _ = TcpStream::connect((Ipv4Addr::new(192, 0, 2, 1), port));
-        give_up(dropped)?;
+        pause();
+        let waits = give_up(dropped)?;
+        pause();
+        drop(waits);
         refused_datagram(port)?;
+        pause();
         reset(&listener, open)?;
+        pause();
         tried += 5;
     }
     Ok(Failed { tried })
 }
 
-fn give_up(to: SocketAddrV4) -> Result<()> {
+/// It waits until it is dropped.
+fn give_up(to: SocketAddrV4) -> Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
-    // EINPROGRESS; it is closed at once.
+    // EINPROGRESS.
     let _ = connect(socket.as_raw_fd(), &SockaddrIn::from(to));
-    Ok(())
+    Ok(socket)
 }
 
 fn refused_datagram(port: u16) -> Result<()> {

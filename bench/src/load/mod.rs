@@ -66,13 +66,16 @@ enum Load {
         #[arg(long)]
         interval_ms: u64,
     },
-    /// Fail in several ways, as fast as one core can
+    /// Fail in several ways, one after the other
     Fail {
         #[arg(long)]
         seconds: f64,
         /// A port where packets are dropped
         #[arg(long)]
         dropped: SocketAddrV4,
+        /// Milliseconds between two failures
+        #[arg(long, default_value_t = 0)]
+        interval_ms: u64,
     },
     /// Hold connections open until the parent ends this
     Open {
@@ -99,7 +102,7 @@ pub fn main(args: Args) -> Result<()> {
         Load::Bulk { to, seconds } => say(&bulk::send(to, seconds)?),
         Load::Flood { seconds, udp, syn } => say(&flood::run(seconds, udp, syn)?),
         Load::Refused { first, count, interval_ms } => say(&fail::refused(first, count, interval_ms)),
-        Load::Fail { seconds, dropped } => say(&fail::run(seconds, dropped)?),
+        Load::Fail { seconds, dropped, interval_ms } => say(&fail::run(seconds, dropped, interval_ms)?),
         Load::Open { connections } => open::run(connections),
     }
 }

@@ -152,7 +152,7 @@ fn track(records: &[Vec<u8>], tracker: &mut Tracker) -> Result<(usize, f64)> {
 /// Finishes what is due, as the engine does.
 fn finish(tracker: &mut Tracker, now_ns: u64) -> usize {
     let mut due = tracker.take_due(now_ns);
-    std::iter::from_fn(|| tracker.finish(&mut due).map(std::hint::black_box)).count()
+    std::iter::from_fn(|| tracker.finish(&mut due, &mut |_, _, _| None).map(std::hint::black_box)).count()
 }
 
 fn one_by_one(records: &[Vec<u8>], reasons: &Reasons) -> Result<f64> {

@@ -18,11 +18,13 @@ use aya_ebpf::programs::{BtfTracePointContext, FExitContext, RetProbeContext, Tr
 use netdiag_ebpf::config::FLAG_TRACK_PROCESSES;
 use netdiag_ebpf::counters::Counter;
 use netdiag_ebpf::fields::Field;
-use netdiag_ebpf::records::{ResultRecord, Tuple, call, kind, socket_flag};
+use netdiag_ebpf::records::{Interest, ResultRecord, Tuple, call, kind, socket_flag};
 
 use crate::kernel::{probe, sock, task};
 use crate::limits::permit;
-use crate::maps::{TRACKED, UDP_OWNERS, UdpOwner, config, count, errno_wanted, send, socket_call};
+use crate::maps::{
+    TRACKED, UDP_OWNERS, UdpOwner, config, count, errno_wanted, send, socket_call, take_interest,
+};
 
 /// `ret` in the record of a sys_exit tracepoint: after the common fields and the call's number.
 const RET_OFFSET: usize = 16;
@@ -89,7 +91,8 @@ fn user_registers() -> *const c_void {
     unsafe { bpf_task_pt_regs(task::current().cast_mut().cast()) as *const c_void }
 }
 
-/// An error that comes later, by ICMP, finds the socket in softirq: who it belongs to is known only now.
+/// An error that comes later, by ICMP, finds the socket in softirq: who it belongs to is known only now. The application
+/// may take it from the socket before anybody else reads it, so the ICMP message itself matters from now on.
 #[inline(always)]
 fn note_udp_owner() -> Option<()> {
     TRACKED.get_ptr(task::tgid())?;
@@ -98,9 +101,16 @@ fn note_udp_owner() -> Option<()> {
     if probe::<u16>(sk, Field::SkProtocol)? != IPPROTO_UDP {
         return None;
     }
-    let peer_port = u16::from_be(probe(sk, Field::SkDport)?) as u32;
+    let tuple = sock::tuple(sk, IPPROTO_UDP);
+    take_interest(Interest {
+        address: tuple.daddr,
+        port: tuple.dport,
+        family: tuple.family,
+        local_port: tuple.sport,
+        _pad: 0,
+    });
     let owner = task::owner(sock::netns(sk));
-    let value = UdpOwner { owner, local_port: sock::local_port(sk) as u32, peer_port };
+    let value = UdpOwner { owner, local_port: tuple.sport as u32, peer_port: tuple.dport as u32 };
     UDP_OWNERS.insert(sk as u64, value, 0).ok()
 }
 

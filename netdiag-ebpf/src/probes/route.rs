@@ -101,11 +101,10 @@ fn send_route(
     iif: u32,
     netns: u32,
 ) {
-    // The lookup for a packet that came in names no protocol unless some rule looks at ports.
-    match probe::<u8>(flow, Field::FlowProto) {
-        Some(IPPROTO_TCP) => {}
-        Some(0) if iif > LOOPBACK_IFINDEX => {}
-        _ => return,
+    // The lookup for a packet that came in names no protocol unless some rule looks at ports, and neither does that for
+    // one of this host which NAT sends elsewhere (net/ipv4/netfilter.c, `ip_route_me_harder`).
+    if !matches!(probe::<u8>(flow, Field::FlowProto), Some(IPPROTO_TCP | 0)) {
+        return;
     }
     let ports = offset(ports);
     if ports != ABSENT

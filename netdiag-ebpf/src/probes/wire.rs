@@ -3,11 +3,15 @@
 //! Hook: tc ingress and egress by TCX links; the tracepoints in `wire/device.rs` where the kernel has none. Notes SYN,
 //! RST, FIN and ICMP errors with their TTL; never changes a packet or its verdict. A data segment on an
 //! Ethernet device costs a few loads and no helper call; the map is asked only for the segments named.
+//!
+//! A SYN that leaves still has its socket, which knows nothing of NAT: if the two differ, the record tells both, and
+//! packets of the flow that NAT has made matter as those of the socket's own do.
 
 mod device;
 
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
+use core::ptr::read_volatile;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes_relative;
@@ -16,7 +20,7 @@ use aya_ebpf::programs::TcContext;
 use netdiag_ebpf::records::{PacketInfo, Tuple, WireRecord, direction, kind};
 
 use crate::kernel::sock::{AF_INET, AF_INET6};
-use crate::maps::{WIRE_SCRATCH, WireScratch, is_interesting, send};
+use crate::maps::{WIRE_SCRATCH, WireScratch, follow_translated, is_interesting, send};
 
 /// TC_ACT_UNSPEC and TCX_NEXT: go on with the next program.
 const PASS: i32 = -1;
@@ -32,6 +36,8 @@ const IPPROTO_ICMPV6: u8 = 58;
 /// Length of a TCP header up to its flags.
 const TCP_FLAGS_END: usize = 14;
 const FIN_SYN_RST: u8 = 0x07;
+const SYN: u8 = 0x02;
+const SYN_ACK: u8 = 0x12;
 /// RFC 792: destination unreachable, time exceeded.
 const ICMP_ERRORS: [u8; 2] = [3, 11];
 /// RFC 4443: error messages have types below 128.
@@ -48,7 +54,22 @@ pub fn is_noted(packet: &PacketInfo) -> bool {
     }
 }
 
-/// Sends a packet; `quoted` is empty unless it is an ICMP error.
+/// Whether a packet opens a connection: then its socket has both ends still as the application asked for them.
+#[inline(always)]
+pub fn opens(packet: &PacketInfo) -> bool {
+    packet.flags & SYN_ACK == SYN
+}
+
+/// Whether both have the same ends.
+#[inline(always)]
+pub fn is_same_flow(one: &Tuple, other: &Tuple) -> bool {
+    one.sport == other.sport
+        && one.dport == other.dport
+        && one.daddr == other.daddr
+        && one.saddr == other.saddr
+}
+
+/// Sends a packet; `quoted` is empty unless it is an ICMP error, or NAT has changed the packet.
 #[inline(always)]
 pub fn send_wire(packet: &PacketInfo, quoted: &PacketInfo) {
     send::<WireRecord>(kind::WIRE, |record| {
@@ -110,6 +131,38 @@ fn read_ip(ctx: &TcContext, family: u16, offset: u32, tuple: &mut Tuple) -> Opti
         tuple.daddr.copy_from_slice(&ip[24..40]);
         Some((ip[6], ip[7], 40))
     }
+}
+
+/// The ends of the socket that sent a packet, where they are of its family.
+#[inline(always)]
+fn read_socket(ctx: &TcContext, packet: &Tuple, tuple: &mut Tuple) -> Option<()> {
+    // SAFETY: a field of the program's own context; the verifier knows what it points to.
+    let sk = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
+    if sk.is_null() {
+        return None;
+    }
+    // SAFETY: a `struct bpf_sock` that the verifier knows. It allows loads of one field at a time, so they are volatile.
+    unsafe {
+        if read_volatile(&raw const (*sk).family) as u16 != packet.family {
+            return None;
+        }
+        let (saddr, daddr) = if packet.family == AF_INET {
+            let (source, destination) = (&raw const (*sk).src_ip4, &raw const (*sk).dst_ip4);
+            ([read_volatile(source), 0, 0, 0], [read_volatile(destination), 0, 0, 0])
+        } else {
+            let (source, destination) = (&raw const (*sk).src_ip6, &raw const (*sk).dst_ip6);
+            let word = |of: *const [u32; 4], index: usize| read_volatile(of.cast::<u32>().add(index));
+            let all = |of| [word(of, 0), word(of, 1), word(of, 2), word(of, 3)];
+            (all(source), all(destination))
+        };
+        tuple.saddr = core::mem::transmute::<[u32; 4], [u8; 16]>(saddr);
+        tuple.daddr = core::mem::transmute::<[u32; 4], [u8; 16]>(daddr);
+        tuple.sport = read_volatile(&raw const (*sk).src_port) as u16;
+        tuple.dport = u16::from_be(read_volatile(&raw const (*sk).dst_port));
+    }
+    tuple.family = packet.family;
+    tuple.protocol = packet.protocol;
+    Some(())
 }
 
 /// The headers that a data segment on an Ethernet device begins with, read without a helper call. `true`: a
@@ -181,8 +234,15 @@ fn note(ctx: &TcContext, way: u8) -> Option<()> {
             packet.tuple.dport = u16::from_be_bytes([tcp[2], tcp[3]]);
             let t = &packet.tuple;
             if way == direction::EGRESS {
-                if !is_interesting(family, &t.daddr, t.dport, t.sport) {
-                    return None;
+                let changed = opens(packet)
+                    && read_socket(ctx, t, quoted).is_some()
+                    && !is_same_flow(t, quoted)
+                    && follow_translated(quoted, t);
+                if !changed {
+                    quoted.family = 0;
+                    if !is_interesting(family, &t.daddr, t.dport, t.sport) {
+                        return None;
+                    }
                 }
             } else {
                 if !is_interesting(family, &t.saddr, t.sport, t.dport) {

@@ -131,7 +131,8 @@ impl Counting {
                 Ok(Question::TimeWait(answer)) => {
                     self.count_time_wait();
                     // Who asked may have left.
-                    let _ = answer.send(self.tracker.owners());
+                    let closers = &self.closers;
+                    let _ = answer.send(self.tracker.owners(|key| closers.peek(key)));
                 }
                 Ok(Question::Port(port, answer)) => {
                     let noted = self.listeners.of_port(port);

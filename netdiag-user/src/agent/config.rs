@@ -36,6 +36,9 @@ pub struct Config {
     /// Empty: no unix socket.
     pub socket: PathBuf,
     pub run_dir: PathBuf,
+    /// In `run_dir` unless it begins with a slash. Empty: none.
+    pub query_socket: PathBuf,
+    pub query_group: String,
     pub heartbeat: Span,
     pub owners: bool,
     pub history: History,
@@ -82,6 +85,8 @@ impl Default for Config {
             listen: Listen::default(),
             socket: PathBuf::new(),
             run_dir: "/run/netdiag".into(),
+            query_socket: "agent.sock".into(),
+            query_group: "netdiag".into(),
             heartbeat: Span::from_secs(30),
             owners: true,
             history: History::default(),
@@ -162,6 +167,11 @@ impl Config {
             }
         }
         Ok(config)
+    }
+
+    /// Where commands ask the agent; `None`: nowhere.
+    pub fn query_path(&self) -> Option<PathBuf> {
+        (!self.query_socket.as_os_str().is_empty()).then(|| self.run_dir.join(&self.query_socket))
     }
 
     fn with(&self, key: &str, text: &str) -> Result<Self, String> {
@@ -328,6 +338,15 @@ mod tests {
             };
             assert_eq!(Config::default().with(&key, &text), Ok(Config::default()), "{key}");
         }
+    }
+
+    #[test]
+    fn the_socket_is_in_the_run_directory_unless_it_has_a_place() {
+        let path = |text| parse(text).unwrap().query_path();
+        assert_eq!(path("").as_deref(), Some(Path::new("/run/netdiag/agent.sock")));
+        assert_eq!(path("run_dir = \"/x\"\nquery_socket = \"y\"").as_deref(), Some(Path::new("/x/y")));
+        assert_eq!(path("query_socket = \"/z\"").as_deref(), Some(Path::new("/z")));
+        assert_eq!(path("query_socket = \"\""), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The main loop comes by once a second; a search of /proc and all namespaces takes seconds at the very worst.
 const STUCK: Duration = Duration::from_secs(30);
@@ -13,16 +13,48 @@ const MISSED: u32 = 3;
 /// Time for the record of the first heartbeat, and of one that is on its way.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// How the agent is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    Ok,
+    /// It works, but not all of it.
+    Degraded,
+    /// Its first heartbeat is on its way.
+    Starting,
+    Failing,
+    Stopping,
+}
+
+impl From<Status> for &'static str {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Ok => "ok",
+            Status::Degraded => "degraded",
+            Status::Starting => "starting",
+            Status::Failing => "failing",
+            Status::Stopping => "stopping",
+        }
+    }
+}
+
+impl Status {
+    /// Whether it can be relied on.
+    pub fn is_fit(self) -> bool {
+        matches!(self, Self::Ok | Self::Degraded)
+    }
+}
+
 /// What both pages are made of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// `ok`, `degraded` (it works, but not all of it), `failing`.
-    pub status: &'static str,
+    pub status: Status,
     pub problems: Vec<String>,
 }
 
 #[derive(Debug)]
 struct Inner {
+    began: Instant,
     turned: Instant,
     seen: Option<Instant>,
     every: Duration,
@@ -37,8 +69,10 @@ pub struct Health(Arc<Mutex<Inner>>);
 
 impl Health {
     pub fn new(heartbeat: Duration) -> Self {
+        let now = Instant::now();
         let inner = Inner {
-            turned: Instant::now(),
+            began: now,
+            turned: now,
             seen: None,
             every: heartbeat,
             problems: BTreeMap::new(),
@@ -91,9 +125,9 @@ impl Health {
         let still = now.saturating_duration_since(inner.turned);
         if still > STUCK {
             problems.insert(0, format!("the main loop has not come by for {} s", still.as_secs()));
-            return State { status: "failing", problems };
+            return State { status: Status::Failing, problems };
         }
-        let status = if problems.is_empty() { "ok" } else { "degraded" };
+        let status = if problems.is_empty() { Status::Ok } else { Status::Degraded };
         State { status, problems }
     }
 
@@ -106,22 +140,20 @@ impl Health {
         let alive = self.alive_at(now);
         let inner = self.lock();
         let late = inner.every * MISSED + GRACE;
-        let problem = match inner.seen {
-            _ if inner.stopping => Some("it is stopping".to_owned()),
-            None => Some("no record of its own heartbeat has arrived yet".to_owned()),
+        let (status, problem) = match inner.seen {
+            _ if inner.stopping => (Status::Stopping, "it is stopping".to_owned()),
             Some(seen) if now.saturating_duration_since(seen) > late => {
                 let ago = now.saturating_duration_since(seen).as_secs();
-                Some(format!("the last record of its own heartbeat arrived {ago} s ago"))
+                (Status::Failing, format!("the last record of its own heartbeat arrived {ago} s ago"))
             }
-            Some(_) => None,
+            Some(_) => return alive,
+            None => {
+                let is_late = now.saturating_duration_since(inner.began) > late;
+                let status = if is_late { Status::Failing } else { Status::Starting };
+                (status, "no record of its own heartbeat has arrived yet".to_owned())
+            }
         };
-        match problem {
-            Some(problem) => {
-                let problems = std::iter::once(problem).chain(alive.problems).collect();
-                State { status: "failing", problems }
-            }
-            None => alive,
-        }
+        State { status, problems: std::iter::once(problem).chain(alive.problems).collect() }
     }
 }
 
@@ -133,17 +165,18 @@ mod tests {
     fn ready_once_a_heartbeat_was_seen_and_as_long_as_they_come() {
         let health = Health::new(Duration::from_secs(10));
         let now = Instant::now();
-        assert_eq!(health.alive_at(now).status, "ok");
-        assert_eq!(health.ready_at(now).status, "failing");
+        assert_eq!(health.alive_at(now).status, Status::Ok);
+        assert_eq!(health.ready_at(now).status, Status::Starting);
+        assert_eq!(health.ready_at(now + Duration::from_secs(34)).status, Status::Failing);
         health.seen();
         let now = Instant::now();
-        assert_eq!(health.ready_at(now).status, "ok");
-        assert_eq!(health.ready_at(now + Duration::from_secs(25)).status, "ok");
+        assert_eq!(health.ready_at(now).status, Status::Ok);
+        assert_eq!(health.ready_at(now + Duration::from_secs(25)).status, Status::Ok);
         let late = health.ready_at(now + Duration::from_secs(33));
-        assert_eq!(late.status, "failing");
+        assert_eq!(late.status, Status::Failing);
         assert!(late.problems.iter().any(|text| text.contains("arrived 33 s ago")), "{late:?}");
         health.stopping();
-        assert_eq!(health.ready_at(now).status, "failing");
+        assert_eq!(health.ready_at(now).status, Status::Stopping);
     }
 
     #[test]
@@ -153,10 +186,10 @@ mod tests {
         assert!(!health.part("history", Some("disk full".into())));
         let now = Instant::now();
         let state = health.alive_at(now);
-        assert_eq!((state.status, state.problems), ("degraded", vec!["history: disk full".to_owned()]));
-        assert_eq!(health.alive_at(now + STUCK * 2).status, "failing");
+        assert_eq!((state.status, state.problems), (Status::Degraded, vec!["history: disk full".to_owned()]));
+        assert_eq!(health.alive_at(now + STUCK * 2).status, Status::Failing);
         assert!(health.part("history", None));
         assert!(!health.part("history", None));
-        assert_eq!(health.alive_at(Instant::now()).status, "ok");
+        assert_eq!(health.alive_at(Instant::now()).status, Status::Ok);
     }
 }

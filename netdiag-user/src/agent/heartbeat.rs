@@ -63,8 +63,9 @@ impl Heartbeat {
 
     /// Whether a connection is one of these, by all that it can be known by.
     pub fn is_own(&self, connection: &Connection) -> bool {
-        connection.peer == self.target
-            && self.sent.contains(&connection.local)
+        let ends = connection.asked();
+        ends.peer == self.target
+            && self.sent.contains(&ends.local)
             && [0, self.netns].contains(&connection.netns)
     }
 

@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use procfs::LockType;
 
 /// Held until it is dropped, or the process ends in whatever way.
 #[derive(Debug)]
@@ -55,9 +56,35 @@ impl Lock {
     }
 }
 
+/// The process that holds the lock `name` in a directory; 0 for one that is not to be seen from here. By the kernel's
+/// own list: to try the lock would be in the way of an agent that starts at this moment.
+///
+/// # Errors
+/// When the list cannot be read.
+pub fn holder(directory: &Path, name: &str) -> Result<Option<u32>, String> {
+    let Ok(file) = std::fs::metadata(directory.join(name)) else { return Ok(None) };
+    let (major, minor) = (nix::sys::stat::major(file.dev()), nix::sys::stat::minor(file.dev()));
+    let locks = procfs::locks().map_err(|error| error.to_string())?;
+    let held = locks.iter().find(|lock| {
+        let device = (u64::from(lock.devmaj), u64::from(lock.devmin));
+        lock.lock_type == LockType::FLock && lock.inode == file.ino() && device == (major, minor)
+    });
+    Ok(held.map(|lock| lock.pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_holder_is_found_without_trying() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(holder(directory.path(), "agent.lock"), Ok(None));
+        let lock = Lock::take(directory.path(), "agent.lock").unwrap();
+        assert_eq!(holder(directory.path(), "agent.lock"), Ok(Some(std::process::id())));
+        drop(lock);
+        assert_eq!(holder(directory.path(), "agent.lock"), Ok(None));
+    }
 
     #[test]
     fn the_second_is_told_of_the_first() {

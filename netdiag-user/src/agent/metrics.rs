@@ -164,6 +164,14 @@ impl Board {
         series.insert(key, to);
     }
 
+    /// The value of a series; 0 if there is none.
+    pub fn get(&self, metric: &'static Metric, values: &[&str]) -> f64 {
+        let all = self.lock();
+        let Some(series) = all.get(metric.name) else { return 0.0 };
+        let (key, _) = self.key(series, metric, values);
+        series.get(&key).copied().unwrap_or(0.0)
+    }
+
     /// Sets all series of a gauge with one label: the largest, and the rest as [`OTHER`].
     pub fn replace(&self, metric: &'static Metric, values: HashMap<String, f64>) {
         debug_assert_eq!(metric.labels.len(), 1, "{}", metric.name);

@@ -1,8 +1,10 @@
 //! `netdiag agent`: the tracking and diagnosing of `watch`, made to run for months. What is diagnosed goes to the
 //! store ([`history`]) and into numbers ([`metrics`]), which HTTP shows ([`server`]).
 
+pub mod ask;
 mod census;
 pub mod config;
+mod desk;
 mod governor;
 mod health;
 mod heartbeat;
@@ -12,8 +14,10 @@ pub mod metrics;
 mod notify;
 mod own;
 mod pages;
+pub mod preflight;
 mod privileges;
 mod server;
+mod stream;
 mod tally;
 
 use std::cell::RefCell;
@@ -22,17 +26,19 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::engine::{Engine, Explained, Spent, matches, may_match};
+use crate::engine::{Engine, Spent, may_match};
 use crate::filter::Filter;
 use crate::kernel::loader::Options;
-use crate::output::{Clock, Folder, Report};
-pub use census::Asker;
+use crate::output::{Clock, Folder};
+use crate::probes::Event;
+use ask::{Answers, Door, DropBook, Sources};
 use census::Census;
 use config::Config;
+use desk::{Desk, store};
 use governor::{Budget, Change, Governor};
 use health::Health;
 use heartbeat::Heartbeat;
@@ -82,6 +88,7 @@ pub struct Agent {
     say: Say,
     // In the order in which they must go: the store is closed while its lock is held.
     server: Server,
+    _answers: Option<Answers>,
     writer: Option<Writer>,
     _locks: Vec<Lock>,
 }
@@ -104,6 +111,7 @@ impl Agent {
         if config.history.enabled {
             locks.extend(history_lock(&config.history.dir)?);
         }
+        let door = door(&config, &say);
         privileges::keep().map_err(system("cannot give up capabilities"))?;
         let heartbeat = Heartbeat::new()
             .map_err(|errno| system("no port of 127.0.0.1 for the heartbeat")(errno.into()))?;
@@ -119,7 +127,16 @@ impl Agent {
             ..options
         })?;
         let observer = tally.clone();
-        engine.observe(move |event, reasons| observer.record(event, reasons));
+        let book = Arc::new(DropBook::default());
+        let drops = Arc::clone(&book);
+        engine.observe(move |event, reasons, tracker| {
+            observer.record(event, reasons);
+            if let Event::Drop(drop) = event
+                && !observer.is_own(&drop.packet)
+            {
+                drops.add(drop, reasons, |address| tracker.symbol(address));
+            }
+        });
         own::probes(&mut engine, &board);
         let own = Own::new(config.metrics.latency);
         let writer = if config.history.enabled {
@@ -137,13 +154,22 @@ impl Agent {
         let noted = engine.session().take_owners();
         let census = noted.map(|noted| Census::start(Arc::clone(&board), noted));
         let census = census.transpose().map_err(system("no thread to count sockets"))?;
+        let sources = Sources {
+            history: config.history.enabled.then(|| config.history.dir.clone()),
+            drops: book,
+            board: Arc::clone(&board),
+            owners: census.as_ref().map(Census::asker),
+        };
+        let since_us = Timestamp::now().as_microsecond();
+        let answers = door.map(|door| Answers::start(door, since_us, sources)).transpose();
+        let answers = answers.map_err(AgentError::Listen)?;
         let governor = Governor::new(budget(&config));
         let mut agent = Self {
             filter: None,
             config,
             engine,
             folder: Folder::new(),
-            clock: Clock::new(0),
+            clock: Clock::read().map_err(|errno| system("no clock")(errno.into()))?,
             board,
             tally,
             heartbeat,
@@ -154,6 +180,7 @@ impl Agent {
             manager: Manager::new(),
             say,
             server,
+            _answers: answers,
             writer,
             _locks: locks,
         };
@@ -170,11 +197,6 @@ impl Agent {
             places.push(self.config.socket.display().to_string());
         }
         if places.is_empty() { "nowhere".to_owned() } else { places.join(" and ") }
-    }
-
-    /// Asks who closed what is in TIME_WAIT and who held a port last, from any thread. `None`: the configuration does without.
-    pub fn asker(&self) -> Option<Asker> {
-        self.census.as_ref().map(Census::asker)
     }
 
     /// Tells the service manager that it has started.
@@ -194,6 +216,8 @@ impl Agent {
 
     /// Takes what is there, and does what is due. To be called once a second at least.
     pub fn turn(&mut self) {
+        // First: the clock may have been set, or the machine suspended, while nothing happened.
+        self.read_clock();
         let (engine, mut desk) = self.at_desk();
         let Ok(()) = engine.poll(|explained| desk.take(&explained));
         self.tidy();
@@ -205,11 +229,13 @@ impl Agent {
         (engine, Desk { filter, folder, clock, tally, heartbeat, writer, board, health })
     }
 
+    fn read_clock(&mut self) {
+        // The one that it had is the best that there is then.
+        let _ = self.clock.renew();
+    }
+
     fn tidy(&mut self) {
-        if let Ok(clock) = Clock::read() {
-            self.clock = clock;
-        }
-        for report in self.folder.tick(Timestamp::now()) {
+        for report in self.folder.tick(Instant::now()) {
             store(self.writer.as_ref(), report);
         }
         self.beat();
@@ -327,46 +353,13 @@ impl Agent {
     }
 }
 
-/// What takes a connection that was explained, beside the engine that does so.
-struct Desk<'a> {
-    filter: Option<&'a Filter>,
-    folder: &'a mut Folder,
-    clock: &'a Clock,
-    tally: &'a Tally,
-    heartbeat: &'a RefCell<Heartbeat>,
-    writer: Option<&'a Writer>,
-    board: &'a Board,
-    health: &'a Health,
-}
-
-impl Desk<'_> {
-    fn take(&mut self, explained: &Explained) -> Result<(), std::convert::Infallible> {
-        if self.heartbeat.borrow().is_own(&explained.evidence.connection) {
-            self.health.seen();
-            self.board.inc(&metrics::HEARTBEATS, &["seen"]);
-            self.board.set(&metrics::HEARTBEAT_SEEN, &[], seconds(Timestamp::now()));
-            return Ok(());
-        }
-        if self.filter.is_some_and(|filter| !matches(filter, explained)) {
-            return Ok(());
-        }
-        if explained.failed() {
-            self.tally.failure(explained);
-        }
-        if let Some((diagnosis, finding)) = &explained.diagnosis {
-            let report = Report::new(&explained.evidence, diagnosis, finding, self.clock);
-            if let Some(report) = self.folder.add(report) {
-                store(self.writer, report);
-            }
-        }
-        Ok(())
+/// That nobody can ask is no reason not to watch.
+fn door(config: &Config, say: &Say) -> Option<Door> {
+    let door = Door::open(&config.query_path()?, &config.query_group).inspect_err(|why| say(why)).ok()?;
+    if let Some(why) = &door.root_alone {
+        say(&format!("root alone may ask: {why}"));
     }
-}
-
-fn store(writer: Option<&Writer>, report: Report) {
-    if let Some(writer) = writer {
-        writer.store(report);
-    }
+    Some(door)
 }
 
 fn budget(config: &Config) -> Budget {
@@ -398,7 +391,7 @@ fn status(health: &Health) -> String {
     let state = health.ready();
     match state.problems.as_slice() {
         [] => "watching; nothing wrong with the agent itself".to_owned(),
-        some => format!("{}: {}", state.status, some.join("; ")),
+        some => format!("{}: {}", <&str>::from(state.status), some.join("; ")),
     }
 }
 

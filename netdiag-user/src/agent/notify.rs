@@ -4,20 +4,26 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-/// How often the status line is renewed.
-const STATUS: Duration = Duration::from_secs(30);
+/// How often it is looked whether the status line is another.
+const STATUS: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub struct Manager {
     /// Half of the time within which systemd wants to hear something.
     watchdog: Option<Duration>,
     told: Option<Instant>,
-    status: Option<Instant>,
+    looked: Option<Instant>,
+    status: String,
 }
 
 impl Manager {
     pub fn new() -> Self {
-        Self { watchdog: sd_notify::watchdog_enabled().map(|every| every / 2), told: None, status: None }
+        Self {
+            watchdog: sd_notify::watchdog_enabled().map(|every| every / 2),
+            told: None,
+            looked: None,
+            status: String::new(),
+        }
     }
 
     pub fn ready(&self) {
@@ -41,9 +47,13 @@ impl Manager {
             self.told = Some(Instant::now());
             notify(&[NotifyState::Watchdog]);
         }
-        if is_due(&self.status, STATUS) && std::env::var_os("NOTIFY_SOCKET").is_some() {
-            self.status = Some(Instant::now());
-            notify(&[NotifyState::Status(&status().replace('\n', " "))]);
+        if is_due(&self.looked, STATUS) && std::env::var_os("NOTIFY_SOCKET").is_some() {
+            self.looked = Some(Instant::now());
+            let status = status().replace('\n', " ");
+            if status != self.status {
+                notify(&[NotifyState::Status(&status)]);
+                self.status = status;
+            }
         }
     }
 }

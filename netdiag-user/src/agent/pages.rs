@@ -10,7 +10,7 @@ use super::server::{Page, Pages};
 pub fn of(board: &Arc<Board>, health: &Health) -> Arc<Pages> {
     let (board, health) = (Arc::clone(board), health.clone());
     let json = |state: State| Page {
-        status: if state.status == "failing" { 503 } else { 200 },
+        status: if state.status.is_fit() { 200 } else { 503 },
         content_type: "application/json",
         // A status and texts can always be written.
         body: serde_json::to_string(&state).unwrap_or_default() + "\n",

@@ -6,34 +6,29 @@ use std::io;
 use landlock::{ABI, Access, AccessFs, Ruleset, RulesetAttr, RulesetStatus};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
-/// Bit numbers from include/uapi/linux/capability.h. The unit gives the same.
-pub const KEPT: &[(u32, &str)] = &[
-    (39, "CAP_BPF"),
-    (38, "CAP_PERFMON"),
-    (12, "CAP_NET_ADMIN"),
-    (21, "CAP_SYS_ADMIN"),
-    (19, "CAP_SYS_PTRACE"),
-    (2, "CAP_DAC_READ_SEARCH"),
-    (34, "CAP_SYSLOG"),
-];
+use crate::kernel::capabilities::USED;
+
 /// More than there are.
 const LAST: u32 = 63;
 
-/// Keeps [`KEPT`] and gives up the other capabilities, for this thread and those that it will start, and for the
+/// Keeps [`USED`] and gives up the other capabilities, for this thread and those that it will start, and for the
 /// programs that they run.
 ///
 /// # Errors
 /// Those of the kernel.
 pub fn keep() -> io::Result<()> {
-    for bit in (0..=LAST).filter(|bit| !KEPT.iter().any(|(kept, _)| kept == bit)) {
+    for bit in (0..=LAST).filter(|bit| !USED.iter().any(|used| used.bit == *bit)) {
         // What the kernel does not know, or an unprivileged process may not drop, is not there to be used either:
         // below, the thread's own set is what counts.
         // SAFETY: prctl(2) with numbers only.
         unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(bit), 0, 0, 0) };
     }
     no_new_privileges()?;
-    let kept = KEPT.iter().fold(0, |set, (bit, _)| set | 1u64 << bit);
-    set(get()? & kept)
+    set(get()? & kept())
+}
+
+fn kept() -> u64 {
+    USED.iter().fold(0, |set, used| set | 1u64 << used.bit)
 }
 
 /// What a thread that answers strangers asks of the kernel: to read, write and close what it is given, to have memory,
@@ -176,10 +171,9 @@ mod tests {
         std::thread::spawn(|| {
             let before = get().unwrap();
             keep().unwrap();
-            let kept = KEPT.iter().fold(0, |set, (bit, _)| set | 1u64 << bit);
-            assert_eq!(get().unwrap(), before & kept);
+            assert_eq!(get().unwrap(), before & kept());
             // A thread that it starts has no more.
-            std::thread::spawn(move || assert_eq!(get().unwrap(), before & kept)).join().unwrap();
+            std::thread::spawn(move || assert_eq!(get().unwrap(), before & kept())).join().unwrap();
         })
         .join()
         .unwrap();
@@ -211,9 +205,9 @@ mod tests {
         let unit = include_str!("../../../packaging/systemd/netdiag-agent.service");
         let given = unit.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet="));
         let mut given: Vec<&str> = given.flat_map(str::split_whitespace).collect();
-        let mut kept: Vec<&str> = KEPT.iter().map(|(_, name)| *name).collect();
+        let mut used: Vec<&str> = USED.iter().map(|used| used.name).collect();
         given.sort_unstable();
-        kept.sort_unstable();
-        assert_eq!(given, kept);
+        used.sort_unstable();
+        assert_eq!(given, used);
     }
 }

@@ -1,10 +1,8 @@
 //! The agent's HTTP: three small pages, for GET and HEAD, one request a connection. Bounded in time, size and
 //! number of connections, so that nobody who reaches the port can make the agent grow.
 
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,11 +10,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::privileges;
+use super::stream::{Stream, listen_unix, read_some, write_all};
 
 /// A request's head at most.
 const MAX_HEAD: usize = 8 << 10;
 /// Connections at the same time; more are closed at once.
 const MAX_CONNECTIONS: usize = 16;
+/// Of the unix socket.
+const MODE: u32 = 0o660;
 /// For a whole request to arrive, and for a whole answer to be taken.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -64,7 +65,7 @@ impl Server {
         }
         if let Some(path) = socket {
             let failed = |error: io::Error| format!("cannot listen on {}: {error}", path.display());
-            let listener = listen_unix(path).map_err(failed)?;
+            let listener = listen_unix(path, MODE).map_err(failed)?;
             server.socket = Some(path.to_owned());
             spawn(move || serve(|| listener.accept().map(|(stream, _)| stream), &pages, &busy))?;
         }
@@ -81,38 +82,9 @@ impl Drop for Server {
     }
 }
 
-/// Takes the place of a socket that an agent left behind when it was killed. One at a time holds the lock.
-fn listen_unix(path: &Path) -> io::Result<UnixListener> {
-    if std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
-        std::fs::remove_file(path)?;
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    Ok(listener)
-}
-
 fn spawn(work: impl FnOnce() + Send + 'static) -> Result<(), String> {
     let thread = thread::Builder::new().name("netdiag-http".into()).stack_size(256 << 10);
     thread.spawn(work).map(drop).map_err(|error| format!("cannot start a thread: {error}"))
-}
-
-/// A connection of either kind.
-trait Stream: Read + Write + Send + 'static {
-    fn patience(&self, read: Duration, write: Duration) -> io::Result<()>;
-}
-
-impl Stream for TcpStream {
-    fn patience(&self, read: Duration, write: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(read))?;
-        self.set_write_timeout(Some(write))
-    }
-}
-
-impl Stream for UnixStream {
-    fn patience(&self, read: Duration, write: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(read))?;
-        self.set_write_timeout(Some(write))
-    }
 }
 
 fn serve<S: Stream>(accept: impl Fn() -> io::Result<S>, pages: &Arc<Pages>, busy: &Arc<AtomicUsize>) {
@@ -166,29 +138,7 @@ fn answer(mut stream: impl Stream, pages: &Pages) -> io::Result<()> {
     if !head_only {
         text.push_str(body);
     }
-    write_all(&mut stream, text.as_bytes())
-}
-
-/// The timeout of a socket is for each write: a reader that takes a byte at a time would have all the time it wants.
-fn write_all(stream: &mut impl Stream, mut bytes: &[u8]) -> io::Result<()> {
-    let end = Instant::now() + PATIENCE;
-    while !bytes.is_empty() {
-        let left = left_until(end)?;
-        stream.patience(left, left)?;
-        match stream.write(bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => bytes = &bytes[written..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    stream.flush()
-}
-
-fn left_until(end: Instant) -> io::Result<Duration> {
-    end.checked_duration_since(Instant::now())
-        .filter(|left| !left.is_zero())
-        .ok_or_else(|| io::ErrorKind::TimedOut.into())
+    write_all(&mut stream, text.as_bytes(), Instant::now() + PATIENCE)
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -207,15 +157,11 @@ fn read_request(stream: &mut impl Stream) -> io::Result<Request> {
     let end = Instant::now() + PATIENCE;
     let mut head = Vec::with_capacity(1024);
     loop {
-        let left = left_until(end)?;
-        stream.patience(left, left)?;
         let mut buffer = [0; 1024];
-        match stream.read(&mut buffer) {
-            Ok(0) if head.is_empty() => return Ok(Request::None),
-            Ok(0) => return Ok(Request::Nonsense),
-            Ok(read) => head.extend_from_slice(&buffer[..read]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
+        match read_some(stream, &mut buffer, end)? {
+            0 if head.is_empty() => return Ok(Request::None),
+            0 => return Ok(Request::Nonsense),
+            read => head.extend_from_slice(&buffer[..read]),
         }
         if let Some(request) = parse(&head) {
             return Ok(request);
@@ -247,6 +193,11 @@ fn parse(head: &[u8]) -> Option<Request> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
     use super::*;
 
     fn pages() -> Arc<Pages> {

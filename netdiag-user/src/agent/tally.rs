@@ -55,7 +55,8 @@ impl Tally {
         }
     }
 
-    fn is_own(&self, packet: &Packet) -> bool {
+    /// Whether it is the heartbeat's.
+    pub fn is_own(&self, packet: &Packet) -> bool {
         self.heartbeat.borrow().touches(packet.tuple.source, packet.tuple.destination)
     }
 
@@ -80,7 +81,7 @@ impl Tally {
 /// The end that was connected to.
 fn destination(connection: &Connection) -> String {
     match connection.side {
-        Side::Outbound => connection.peer.to_string(),
-        Side::Inbound => connection.local.to_string(),
+        Side::Outbound => connection.asked().peer.to_string(),
+        Side::Inbound => connection.asked().local.to_string(),
     }
 }

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod agent;
+mod ask;
 mod drops;
 mod whose;
 
@@ -13,7 +14,8 @@ use netdiag::kernel::loader::Options;
 use netdiag::kernel::registry::Family;
 use netdiag::when::parse_duration;
 
-pub use agent::{AgentArgs, By, HistoryArgs};
+pub use agent::{AgentArgs, By, DoctorArgs, HistoryArgs};
+pub use ask::AskArgs;
 pub use drops::{DropsArgs, DropsBy};
 pub use whose::{GroupBy, PortArgs, SocketsArgs, TimewaitArgs};
 
@@ -127,12 +129,35 @@ pub enum Command {
     History(HistoryArgs),
     /// Say what a diagnosis means, how netdiag knows, how to check it by hand and how to fix it
     Explain(ExplainArgs),
-    /// Show what this kernel lets netdiag see, and what to change
-    Doctor,
+    /// Show what this kernel lets netdiag see, whether an agent could run here, and what to change
+    Doctor(DoctorArgs),
     /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Print the manual page (roff)
     Man,
+}
+
+// What clap would take for the help of the commands that have them must not be a documentation comment.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Cost {
+    /// Show what netdiag itself cost: runs and time of its programs, memory, CPU time
+    ///
+    /// For that the kernel counts the runs of all BPF programs for as long as netdiag lives, which slows each
+    /// run by some nanoseconds. No setting is changed.
+    #[arg(long)]
+    pub stats: bool,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Tracing {
+    /// Let nftables trace packets that are dropped by a rule which the kernel does not name otherwise
+    ///
+    /// For that netdiag adds a table of its own, netdiag_trace_PID, to nftables in the network namespace of the drop,
+    /// with `meta nftrace set 1` for that flow alone, if it is one that was asked for, and the copy of the packet that
+    /// is sent again names the rule exactly. The table is gone when netdiag ends, also if it is killed. Nothing is
+    /// added while the kernel names the rule itself.
+    #[arg(long)]
+    pub trace_rules: bool,
 }
 
 #[derive(Debug, Args)]
@@ -149,19 +174,10 @@ pub struct RunArgs {
     /// Report connections that work, too, when they end
     #[arg(long)]
     pub all: bool,
-    /// Show what netdiag itself cost: runs and time of its programs, memory, CPU time
-    ///
-    /// For that the kernel counts the runs of all BPF programs for as long as netdiag lives, which slows each
-    /// run by some nanoseconds. No setting is changed.
-    #[arg(long)]
-    pub stats: bool,
-    /// Let nftables trace packets that are dropped by a rule which the kernel does not name otherwise
-    ///
-    /// For that netdiag adds a table of its own, netdiag_trace_PID, to nftables in the network namespace of the drop, with
-    /// `meta nftrace set 1` for that flow alone, if it is one that was asked for, and the copy of the packet that is sent
-    /// again names the rule exactly. The table is gone when netdiag ends, also if it is killed. Nothing is added while the kernel names the rule itself.
-    #[arg(long)]
-    pub trace_rules: bool,
+    #[command(flatten)]
+    pub cost: Cost,
+    #[command(flatten)]
+    pub tracing: Tracing,
     /// Append the evidence of each connection that failed to this file, one JSON object a line
     #[arg(long, value_name = "FILE")]
     pub save_evidence: Option<PathBuf>,
@@ -188,19 +204,10 @@ pub struct WatchArgs {
     /// Report connections that work, too, when they end
     #[arg(long)]
     pub all: bool,
-    /// Show what netdiag itself cost: runs and time of its programs, memory, CPU time
-    ///
-    /// For that the kernel counts the runs of all BPF programs for as long as netdiag lives, which slows each
-    /// run by some nanoseconds. No setting is changed.
-    #[arg(long)]
-    pub stats: bool,
-    /// Let nftables trace packets that are dropped by a rule which the kernel does not name otherwise
-    ///
-    /// For that netdiag adds a table of its own, netdiag_trace_PID, to nftables in the network namespace of the drop, with
-    /// `meta nftrace set 1` for that flow alone, if it is one that was asked for, and the copy of the packet that is sent
-    /// again names the rule exactly. The table is gone when netdiag ends, also if it is killed. Nothing is added while the kernel names the rule itself.
-    #[arg(long)]
-    pub trace_rules: bool,
+    #[command(flatten)]
+    pub cost: Cost,
+    #[command(flatten)]
+    pub tracing: Tracing,
     /// Append the evidence of each connection that failed to this file, one JSON object a line
     #[arg(long, value_name = "FILE")]
     pub save_evidence: Option<PathBuf>,

@@ -9,7 +9,7 @@ use netdiag::engine::Engine;
 use netdiag::filter::Filter;
 use netdiag::kernel::loader::Options;
 use netdiag::output::{
-    Clock, DropCounts, DropReport, Look, Stream as Reader, drop_block, drop_line, normal_line,
+    Clock, DropCounts, DropReport, Look, Stream as Reader, drop_block, drop_line, normal_line, when,
 };
 use nix::sys::signal::Signal;
 
@@ -17,7 +17,7 @@ use super::args::{DropsArgs, DropsBy, Global};
 use super::events::{Signals, wait};
 use super::sink::{self, Language, Stream};
 use super::status::{OwnCost, Status};
-use super::{line, say};
+use super::{ask, line, past_drops, say};
 
 /// How often `--follow` tells what came.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -25,14 +25,21 @@ const IDLE: Duration = Duration::from_millis(500);
 
 pub fn drops(args: DropsArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let filter = super::filter(&args.filter)?;
+    if args.since_agent {
+        return past_drops::tell(&args, global, filter.as_ref());
+    }
     let mut teller = Teller::new(&args, global, filter)?;
-    let cost = OwnCost::begin(args.stats);
+    let cost = OwnCost::begin(args.cost.stats);
     let mut engine = Engine::start(Options { drops: true, ..global.options() })?;
     teller.start = Instant::now();
     teller.told = teller.start;
     let mut signals = Signals::new(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
     let what = if teller.filter.is_some() { args.filter.join(" ") } else { "all packets".to_owned() };
     say(format_args!("counting drops of {what}; Ctrl-C ends it"));
+    if let Some(agent) = ask::agent(args.ask) {
+        let since = when(agent.since(), Timestamp::now());
+        say(format_args!("the agent has counted drops since {since} (netdiag drops --since-agent)"));
+    }
     let end = args.duration.map(|duration| teller.start + duration);
     while end.is_none_or(|end| Instant::now() < end) && signals.next()?.is_none() && !teller.closed {
         let left = end.map_or(IDLE, |end| end.saturating_duration_since(Instant::now()));
@@ -48,6 +55,16 @@ pub fn drops(args: DropsArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let status = |engine: &mut Engine| Ok(Status::new(engine, 0, 0, &cost)?.with_cost_of(at_end));
     teller.finish(&mut engine, status)?;
     Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn by(key: DropsBy) -> By {
+    match key {
+        DropsBy::Rule => By::Rule,
+        DropsBy::Reason => By::Reason,
+        DropsBy::Flow => By::Flow,
+        DropsBy::Process => By::Process,
+        DropsBy::Interface => By::Interface,
+    }
 }
 
 /// Takes drops, and tells of them.
@@ -69,26 +86,19 @@ struct Teller {
 
 impl Teller {
     fn new(args: &DropsArgs, global: &Global, filter: Option<Filter>) -> anyhow::Result<Self> {
-        let by = match args.by {
-            DropsBy::Rule => By::Rule,
-            DropsBy::Reason => By::Reason,
-            DropsBy::Flow => By::Flow,
-            DropsBy::Process => By::Process,
-            DropsBy::Interface => By::Interface,
-        };
         Ok(Self {
             out: Language::open(global, Stream::Stdout)?,
             look: sink::look(global, Stream::Stdout),
             clock: Clock::read()?,
             filter,
             follows: args.follow,
-            by,
-            groups: Groups::new(by),
+            by: by(args.by),
+            groups: Groups::new(by(args.by)),
             who: Who::default(),
             start: Instant::now(),
             told: Instant::now(),
             closed: false,
-            shows_cost: args.stats,
+            shows_cost: args.cost.stats,
         })
     }
 
@@ -116,7 +126,7 @@ impl Teller {
     fn follow(&mut self, engine: &mut Engine) -> anyhow::Result<()> {
         let seconds = self.told.elapsed().as_secs_f64();
         self.told = Instant::now();
-        self.clock = Clock::read()?;
+        self.clock.renew()?;
         for group in self.groups.all() {
             if group.count == group.told || group.sample.class.is_normal() {
                 continue;

@@ -2,11 +2,13 @@
 
 mod agent;
 pub mod args;
+mod ask;
 mod doctor;
 mod drops;
 mod events;
 mod explain;
 mod history;
+mod past_drops;
 mod port;
 mod run;
 mod shell;
@@ -39,7 +41,7 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Agent(args) => agent::agent(args, &cli.global),
         Command::History(args) => history::history(args, &cli.global),
         Command::Explain(args) => explain::explain(args, &cli.global),
-        Command::Doctor => doctor::doctor(&cli.global),
+        Command::Doctor(args) => doctor::doctor(&args, &cli.global),
         Command::Completions(args) => shell::completions(args, &cli.global),
         Command::Man => shell::man(&cli.global),
     }

@@ -1,16 +1,20 @@
 //! `netdiag port N`
 
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use jiff::Timestamp;
+use netdiag::agent::ask::{Agent, Request};
+use netdiag::enrich::netns::Names;
 use netdiag::enrich::sockets::{Ports, State, states};
-use netdiag::output::{SocketReport, port_text};
+use netdiag::output::{Endpoint, LastHolderReport, SocketReport, port_text};
+use netdiag::whose::last_holders::LastHolder;
 use netdiag::whose::port::{Rest, rest, stands};
 use netdiag::whose::{Ask, Inventory, pressure};
 
 use super::args::{Format, Global, PortArgs};
-use super::say;
 use super::sink::{self, Stream};
+use super::{ask, say};
 
 pub fn port(args: &PortArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let mut out = sink::open(global, Stream::Stdout)?;
@@ -34,6 +38,12 @@ pub fn port(args: &PortArgs, global: &Global) -> anyhow::Result<ExitCode> {
             Format::Text => write!(out, "{}", port_text(report, &sink::look(global, Stream::Stdout)))?,
         }
     }
+    for report in before(args, &reports, time) {
+        match global.format {
+            Format::Json => writeln!(out, "{}", serde_json::to_string(&report)?)?,
+            Format::Text => write!(out, "{}", report.text(&sink::look(global, Stream::Stdout)))?,
+        }
+    }
     out.flush()?;
     let Rest { closed, time_wait } = rest(&inventory.sockets);
     if reports.is_empty() {
@@ -55,4 +65,27 @@ pub fn port(args: &PortArgs, global: &Global) -> anyhow::Result<ExitCode> {
         say(format_args!("some network namespaces could not be looked into"));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Who held the port last, as far as an agent knows it, where nobody holds it now.
+fn before(args: &PortArgs, now: &[SocketReport], time: Timestamp) -> Vec<LastHolderReport> {
+    let Some(agent) = ask::agent(args.ask).filter(Agent::knows_owners) else { return Vec::new() };
+    let mut holders: Vec<LastHolder> = Vec::new();
+    let asked = agent.ask(&Request::Port { port: args.port }, |holder| {
+        holders.push(holder);
+        ControlFlow::Continue(())
+    });
+    if let Err(error) = asked {
+        ask::not_asked(&error);
+    }
+    let is_held = |holder: &LastHolder| {
+        now.iter().any(|report| {
+            (report.netns, report.protocol, report.local)
+                == (holder.netns, holder.protocol, Endpoint::from(holder.local))
+        })
+    };
+    holders.retain(|holder| !is_held(holder));
+    let names = Names::default();
+    let report = |holder: &LastHolder| LastHolderReport::new(holder, names.of(holder.netns), time);
+    holders.iter().map(report).collect()
 }

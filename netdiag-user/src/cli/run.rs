@@ -30,9 +30,9 @@ const IDLE: Duration = Duration::from_secs(1);
 
 pub fn run(args: RunArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let mut sink = Sink::new(global, Stream::Stderr, None, args.all, args.save_evidence.as_deref())?;
-    let cost = OwnCost::begin(args.stats);
+    let cost = OwnCost::begin(args.cost.stats);
     let mut engine = Engine::start(Options { follow_processes: true, all: false, ..global.options() })?;
-    if args.trace_rules {
+    if args.tracing.trace_rules {
         engine.trace_rules();
         say(format_args!("{TRACES}"));
     }

@@ -3,9 +3,9 @@
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::Context;
-use jiff::Timestamp;
 use netdiag::diagnoses::{self, Evidence};
 use netdiag::engine::{Explained, matches};
 use netdiag::filter::Filter;
@@ -158,6 +158,7 @@ impl Sink {
             return Ok(());
         }
         self.seen += 1;
+        self.clock.renew()?;
         let Explained { evidence, diagnosis } = explained;
         if explained.failed() {
             self.failed += 1;
@@ -166,7 +167,7 @@ impl Sink {
         match diagnosis {
             Some((diagnosis, finding)) => {
                 let report = Report::new(evidence, diagnosis, finding, &self.clock);
-                if let Some(report) = self.folder.add(report) {
+                if let Some(report) = self.folder.add(report, Instant::now()) {
                     self.report(&report)?;
                 }
             }
@@ -179,8 +180,7 @@ impl Sink {
 
     /// Shows repeats that are due.
     pub fn tick(&mut self) -> anyhow::Result<()> {
-        self.clock = Clock::read()?;
-        for report in self.folder.tick(Timestamp::now()) {
+        for report in self.folder.tick(Instant::now()) {
             self.repeats(&report)?;
         }
         Ok(())

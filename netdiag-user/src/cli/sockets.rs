@@ -1,40 +1,52 @@
 //! `netdiag sockets [FILTER]`
 
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::bail;
 use jiff::Timestamp;
+use netdiag::agent::ask::Agent;
 use netdiag::enrich::sockets::{Protocol, State, states};
 use netdiag::output::{KeeperReport, SocketReport, keeper_text, socket_table};
 use netdiag::whose::close_wait::keepers;
+use netdiag::whose::time_wait::{Closer, WhoClosed};
 use netdiag::whose::{Ask, Held, Inventory, pressure};
 
-use super::args::{Format, Global, SocketsArgs};
-use super::say;
+use super::args::{AskArgs, Format, Global, SocketsArgs};
 use super::sink::{self, Stream};
+use super::{ask, say};
 
 pub fn sockets(args: SocketsArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let filter = super::filter(&args.filter)?;
     let wanted = wanted_states(&args)?;
     let mut out = sink::open(global, Stream::Stdout)?;
     let inventory = patiently(|| Inventory::read(Ask { tcp: states::ALL, udp: states::ALL, ports: None }));
-    let filtered = |held: &&Held| filter.as_ref().is_none_or(|filter| held.is_wanted(filter));
-    let all: Vec<&Held> = inventory.sockets.iter().filter(filtered).collect();
-    let shown: Vec<&Held> = all.iter().copied().filter(|held| is_in(wanted, held)).collect();
+    let closers = closers(&inventory, wanted, args.ask);
+    let filtered = |(held, closer): &(&Held, Option<&Closer>)| {
+        let owner = closer.map(|closer| (closer.pid, closer.comm.as_str()));
+        filter.as_ref().is_none_or(|filter| match owner {
+            Some(owner) => held.is_wanted_of(filter, Some(owner)),
+            None => held.is_wanted(filter),
+        })
+    };
+    let known = inventory.sockets.iter().zip(closers.iter().map(Option::as_deref));
+    let all: Vec<(&Held, Option<&Closer>)> = known.filter(filtered).collect();
+    let shown: Vec<(&Held, Option<&Closer>)> =
+        all.iter().copied().filter(|(held, _)| is_in(wanted, held)).collect();
 
     let time = Timestamp::now();
-    let pressure = pressure::measure(all.iter().copied());
-    let report = |held: &&Held| {
+    let pressure = pressure::measure(all.iter().map(|(held, _)| *held));
+    let report = |(held, closer): &(&Held, Option<&Closer>)| {
         let listens = held.socket.state == State::Listen;
         let pressure = pressure.get(&(held.netns, held.socket.local.port())).filter(|_| listens);
-        SocketReport::new(held, time).with_pressure(held, pressure)
+        SocketReport::new(held, time).closed_by(*closer).with_pressure(held, pressure)
     };
     let mut reports: Vec<SocketReport> = shown.iter().map(report).collect();
     reports.sort_by_key(|report| (report.protocol as u8, report.state as u8, report.netns, sort_key(report)));
-    let keepers = keepers(shown.iter().copied());
+    let keepers = keepers(shown.iter().map(|(held, _)| *held));
     match global.format {
         Format::Json => {
             for report in &reports {
@@ -58,6 +70,25 @@ pub fn sockets(args: SocketsArgs, global: &Global) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Who closed each socket that is shown and that no process holds any more, as far as an agent knows it.
+fn closers(inventory: &Inventory, wanted: Wanted, args: AskArgs) -> Vec<Option<Rc<Closer>>> {
+    let may_know = |held: &Held| is_in(wanted, held) && WhoClosed::may_know(held);
+    let mut known = None;
+    if inventory.sockets.iter().any(may_know)
+        && let Some(agent) = ask::agent(args).filter(Agent::knows_owners)
+    {
+        match agent.owners() {
+            Ok(owners) => known = Some(WhoClosed::from(owners)),
+            Err(error) => ask::not_asked(&error),
+        }
+    }
+    let closer = |held: &Held| {
+        let known = known.as_mut().filter(|_| may_know(held))?;
+        known.closer(held)
+    };
+    inventory.sockets.iter().map(closer).collect()
+}
+
 /// Says so when it takes longer than a second.
 fn patiently<T>(work: impl FnOnce() -> T) -> T {
     let (done, waits) = mpsc::channel::<()>();
@@ -79,10 +110,15 @@ fn sort_key(report: &SocketReport) -> (u16, std::net::IpAddr, Option<(std::net::
     (report.local.port, report.local.address, report.peer.map(|peer| (peer.address, peer.port)))
 }
 
-fn closing(inventory: &Inventory, all: &[&Held], reports: &[SocketReport], wanted: Wanted) {
+fn closing(
+    inventory: &Inventory,
+    all: &[(&Held, Option<&Closer>)],
+    reports: &[SocketReport],
+    wanted: Wanted,
+) {
     let remarks: usize = reports.iter().map(|report| report.remarks.len()).sum();
     let mut text = format!("{} sockets, {remarks} remarks", reports.len());
-    let time_wait = all.iter().filter(|held| held.socket.state == State::TimeWait).count();
+    let time_wait = all.iter().filter(|(held, _)| held.socket.state == State::TimeWait).count();
     if time_wait > 0 && wanted == Wanted::Usual {
         text += &format!("; {time_wait} more are in TIME_WAIT (netdiag timewait tells whose they were)");
     }

@@ -22,9 +22,9 @@ pub fn watch(args: WatchArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let filtered = filter.is_some();
     let early = filter.clone();
     let mut sink = Sink::new(global, Stream::Stdout, filter, args.all, args.save_evidence.as_deref())?;
-    let cost = OwnCost::begin(args.stats);
+    let cost = OwnCost::begin(args.cost.stats);
     let mut engine = Engine::start(Options { follow_processes: false, all: args.all, ..global.options() })?;
-    if args.trace_rules {
+    if args.tracing.trace_rules {
         engine.trace_rules();
         say(format_args!("{TRACES}"));
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::enrich::facts::Facts;
 use crate::probes::TcpState;
-use crate::track::{Connection, Moment, What};
+use crate::track::{Connection, Hook, Moment, What};
 
 /// What could not be seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +97,33 @@ impl Evidence {
             return Some(true);
         }
         self.facts.peer_namespaces.as_ref().map(|found| !found.is_empty())
+    }
+
+    /// The error of the lookup for the destination that NAT gave to the SYN, which cost it in hook output: that is no rule
+    /// (net/netfilter/nf_nat_proto.c, `nf_nat_ipv4_local_fn`, `nf_nat_ipv6_local_fn`). The application is told nothing.
+    pub fn unroutable_after_nat(&self) -> Option<i32> {
+        /// One call of the hook does both.
+        const AT_MOST_NS: u64 = 5_000_000;
+        let connection = &self.connection;
+        if connection.before_nat.is_none() || !connection.died_connecting() {
+            return None;
+        }
+        let cost_a_syn = |lookup_ns: u64| {
+            self.drops().any(|(time_ns, what)| {
+                matches!(what, What::Dropped { packet, outgoing: true, hook: Some(Hook::Output), symbol, .. }
+                    if packet.is_syn() && symbol.as_deref() == Some("nf_hook_slow")
+                        && (lookup_ns..lookup_ns + AT_MOST_NS).contains(&time_ns))
+            })
+        };
+        let failed = self.find(|what| match what {
+            What::RouteFailed { errno, forwarded: false, tuple, .. }
+                if tuple.destination.ip() == connection.peer.ip() =>
+            {
+                Some(*errno)
+            }
+            _ => None,
+        });
+        failed.filter(|(time_ns, _)| cost_a_syn(*time_ns)).last().map(|(_, errno)| errno)
     }
 
     /// Microseconds from the start.

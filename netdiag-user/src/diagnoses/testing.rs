@@ -40,6 +40,7 @@ impl Case {
             side: Side::Outbound,
             local: address("10.0.1.2:40000"),
             peer: address("10.0.2.2:8080"),
+            before_nat: None,
             netns: CLIENT_NETNS,
             cookie: Some(4711),
             owner: Some(Owner { pid: 4213, tid: 4213, uid: 1000, cgroup: 1, comm: "curl".into() }),

@@ -70,17 +70,17 @@ pub struct Dropped {
     pub way: Way,
     pub whose: Whose,
     pub rule: Option<Box<DropRule>>,
-    /// The record had what it takes to look for the rule.
+    /// Somebody looked for the rule: then one that is not there is not known.
     pub rule_looked_up: bool,
     /// Like drops before it that had no record.
-    pub suppressed: u32,
+    pub suppressed: u64,
     pub limit_key: u32,
 }
 
 impl Dropped {
     /// Drops that its record stands for.
     pub fn count(&self) -> u64 {
-        1 + u64::from(self.suppressed)
+        1 + self.suppressed
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::dropped::{Dropped, Way, Whose};
 use super::reasons::{Class, of_reason};
 use crate::kernel::drops::Total;
-use crate::probes::DropRule;
+use crate::probes::{DropRule, Packet};
 use crate::track::Hook;
 
 /// More groups are not kept apart: further drops are counted in one for each reason.
@@ -176,8 +176,36 @@ struct Last {
     reason: u32,
     /// `None`: the filter left it out.
     group: Option<Key>,
-    rule: Option<Box<DropRule>>,
+    /// The last whose rule was looked for.
+    named: Option<Named>,
 }
+
+/// What a rule was found for.
+#[derive(Debug, Clone)]
+struct Named {
+    rule: Box<DropRule>,
+    packet: Packet,
+    symbol: Option<String>,
+    hook: Option<Hook>,
+}
+
+impl Named {
+    /// Whether the same rule drops this packet as well, as far as a packet shows what rules ask for. A limiting key is
+    /// not enough: it says nothing of namespace and hook, and two flows may have the same.
+    fn is_of(&self, drop: &Dropped) -> bool {
+        let seen = |packet: &Packet| {
+            let tuple = packet.tuple;
+            let port = tuple.destination.port();
+            let (source, destination) = (tuple.source.ip(), tuple.destination.ip());
+            let flow = (tuple.protocol, source, destination, port);
+            (flow, packet.flags & !PSH, packet.code, packet.netns, packet.ifindex)
+        };
+        seen(&self.packet) == seen(&drop.packet) && (&self.symbol, self.hook) == (&drop.symbol, drop.hook)
+    }
+}
+
+/// Of a TCP segment (RFC 9293, 3.1); of ICMP's types with this bit none is an error or an echo.
+const PSH: u8 = 0x08;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -200,13 +228,25 @@ impl Groups {
     }
 
     /// Adds a drop; `Some` if it is the first of its group.
-    pub fn add(&mut self, mut drop: Dropped) -> Option<&mut Group> {
-        // Limits leave some without a rule; the last one of this flow and reason had it.
+    pub fn add(&mut self, drop: Dropped) -> Option<&mut Group> {
+        let (group, is_new) = self.put(drop);
+        is_new.then_some(group)
+    }
+
+    /// Adds drops of a span of time, which began before the last one.
+    pub fn add_span(&mut self, last: Dropped, first_ns: u64) {
+        let (group, _) = self.put(last);
+        group.first_ns = group.first_ns.min(first_ns);
+    }
+
+    fn put(&mut self, mut drop: Dropped) -> (&mut Group, bool) {
+        // There is no time to look for the rule of each; one like it had this.
         if drop.rule.is_none()
             && !drop.rule_looked_up
-            && let Some(last) = self.keys.get(&drop.limit_key)
+            && let Some(named) = self.keys.get(&drop.limit_key).and_then(|last| last.named.as_ref())
+            && named.is_of(&drop)
         {
-            drop.rule.clone_from(&last.rule);
+            drop.rule = Some(named.rule.clone());
         }
         let mut key = Key { reason: drop.reason, class: drop.class, dimension: self.dimension(&drop) };
         if self.groups.len() >= MAX_GROUPS && !self.groups.contains_key(&key) {
@@ -216,7 +256,7 @@ impl Groups {
         let is_new = !self.groups.contains_key(&key);
         let group = self.groups.entry(key).or_insert_with(|| Group::new(drop.clone()));
         group.add(drop);
-        is_new.then_some(group)
+        (group, is_new)
     }
 
     fn remember(&mut self, drop: &Dropped, group: Option<Key>) {
@@ -225,7 +265,17 @@ impl Groups {
             // What they still have to tell is not lost: it counts as not sampled.
             self.keys.clear();
         }
-        self.keys.insert(drop.limit_key, Last { reason: drop.reason, group, rule: drop.rule.clone() });
+        let named = match &drop.rule {
+            Some(rule) => Some(Named {
+                rule: rule.clone(),
+                packet: drop.packet.clone(),
+                symbol: drop.symbol.clone(),
+                hook: drop.hook,
+            }),
+            None if drop.rule_looked_up => None,
+            None => self.keys.remove(&drop.limit_key).and_then(|last| last.named),
+        };
+        self.keys.insert(drop.limit_key, Last { reason: drop.reason, group, named });
     }
 
     fn dimension(&self, drop: &Dropped) -> Dimension {

@@ -7,7 +7,8 @@ use crate::diagnoses;
 use crate::filter::Filter;
 use crate::kernel::drops::Total;
 use crate::kernel::reasons::NO_LOSS;
-use crate::probes::{Packet, Tuple};
+use crate::probes::{Basis, Engine, Packet, Tuple};
+use crate::track::Hook;
 
 fn code(reason: &str, symbol: &str) -> Option<&'static str> {
     dropped(reason, symbol).class.code()
@@ -148,6 +149,50 @@ fn a_record_without_frames_has_the_rule_of_its_flow() {
     groups.add(bare(8, false));
     groups.add(bare(7, true));
     assert_eq!(counts(&mut groups), [2, 2]);
+}
+
+/// Rules of iptables-legacy are found by comparing, for which there is not always time.
+#[test]
+fn a_rule_that_nobody_looked_for_is_that_of_a_drop_like_it_only() {
+    let legacy = || {
+        let mut drop = Dropped { symbol: Some("nf_hook_slow".into()), ..by_rule(3) };
+        let rule = drop.rule.as_mut().unwrap();
+        (rule.engine, rule.number, rule.handle) = (Engine::IptablesLegacy, Some(1), None);
+        rule.basis = Basis::Counter;
+        drop
+    };
+    let unnamed = || Dropped { rule: None, rule_looked_up: false, ..legacy() };
+    let mut groups = Groups::new(By::Rule);
+    groups.add(legacy());
+    groups.add(unnamed());
+    assert_eq!(counts(&mut groups), [2], "it joins the group of its cause");
+    let of_packet = |change: fn(&mut Packet)| {
+        let mut drop = unnamed();
+        change(&mut drop.packet);
+        drop
+    };
+    // Each has the same limiting key, and may have met another rule.
+    let others = [
+        Dropped { hook: Some(Hook::Input), ..unnamed() },
+        Dropped { symbol: Some("nft_do_chain".into()), ..unnamed() },
+        of_packet(|packet| packet.netns += 1),
+        of_packet(|packet| packet.flags = 0x10),
+        of_packet(|packet| packet.tuple.destination.set_port(22)),
+        of_packet(|packet| packet.ifindex += 1),
+    ];
+    for other in others {
+        groups.add(other);
+    }
+    let of_rule = |groups: &mut Groups| {
+        let named = groups.all().into_iter().filter(|group| group.sample.rule.is_some());
+        named.map(|group| group.count).collect::<Vec<_>>()
+    };
+    assert_eq!(of_rule(&mut groups), [2]);
+    groups.add(unnamed());
+    assert_eq!(of_rule(&mut groups), [3], "what came between is not forgotten over");
+    groups.add(Dropped { rule_looked_up: true, ..unnamed() });
+    groups.add(unnamed());
+    assert_eq!(of_rule(&mut groups), [3], "nothing fitted the last one: the ruleset is another now");
 }
 
 #[test]

@@ -14,11 +14,6 @@ pub(super) struct Budget {
 impl Budget {
     const A_SECOND_NS: u64 = 150_000_000;
 
-    /// Whether this second's time is used up.
-    pub(super) fn is_spent(&self) -> bool {
-        self.window == now_ns() / 1_000_000_000 && self.spent_ns >= Self::A_SECOND_NS
-    }
-
     /// The work's result, or `None` if this second's time is used up.
     pub(super) fn within<T>(&mut self, work: impl FnOnce() -> T) -> Option<T> {
         let start = now_ns();

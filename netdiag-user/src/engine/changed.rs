@@ -139,7 +139,9 @@ fn is_near_rule(change: &Change, finding: &Finding) -> bool {
 fn addresses(evidence: &Evidence) -> impl Iterator<Item = IpAddr> {
     let connection = &evidence.connection;
     let gateway = evidence.facts.route.as_ref().and_then(RouteAnswer::route).and_then(|route| route.gateway);
-    [Some(connection.peer.ip()), Some(connection.local.ip()).filter(|local| !local.is_unspecified()), gateway]
+    let asked = connection.before_nat.map(|ends| ends.peer.ip());
+    let local = Some(connection.local.ip()).filter(|local| !local.is_unspecified());
+    [Some(connection.peer.ip()), asked, local, gateway]
         .into_iter()
         .flatten()
         .map(|address| address.to_canonical())

@@ -34,8 +34,7 @@ impl Engine {
             }
             let wanted = wanted == Some(true);
             if wanted {
-                dropped.rule_looked_up = !drop.frames.words.is_empty() && !self.namings.is_spent();
-                self.name_rule(&mut drop);
+                dropped.rule_looked_up = self.name_rule(&mut drop);
                 dropped.rule = drop.rule.take();
             }
             tell(dropped, wanted)?;
@@ -71,7 +70,7 @@ impl Engine {
             whose: Whose::Unknown,
             rule: None,
             rule_looked_up: false,
-            suppressed: drop.suppressed,
+            suppressed: drop.suppressed.into(),
             limit_key: drop.limit_key,
         }
     }

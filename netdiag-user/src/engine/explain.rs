@@ -3,22 +3,32 @@
 use std::rc::Rc;
 
 use super::dropped_at::{self, Asks};
-use super::{Engine, Explained, now_ns};
+use super::{Engine, Explained, Prefilter, now_ns};
 use crate::diagnoses::{self, Coverage, Evidence, leak};
 use crate::enrich::facts::NetnsFact;
 use crate::enrich::{netns, owners, queues};
 use crate::kernel::registry::{Probe, Weight};
 use crate::probes::Owner;
-use crate::track::{Connection, End, Finished, Side, What};
+use crate::track::{Connection, Due, End, Finished, Side, What};
 
 impl Engine {
+    /// The next connection of these. What NAT made of it is looked up only where it failed, and somebody wants to know.
+    pub(super) fn next_finished(&mut self, due: &mut Due) -> Option<Finished> {
+        let Self { tracker, translations, filter, follows, .. } = self;
+        tracker.finish(due, &mut |tracker, connection, sock| {
+            let wanted = is_wanted(*follows, filter.as_ref(), connection);
+            let asks = wanted && (connection.errno.is_some() || !is_orderly(connection));
+            asks.then(|| translations.of_ended(tracker, sock, connection, *follows)).flatten()
+        })
+    }
+
     /// `None` for a connection that nobody asked about: the search for facts is for the others.
     pub(super) fn explain(&mut self, finished: Finished) -> Option<Explained> {
         let Finished { mut connection, sock, timeline, left_out, other_end } = finished;
         if connection.owner.is_none() {
             self.complete(Rc::make_mut(&mut connection));
         }
-        if !self.is_wanted(&connection) {
+        if !is_wanted(self.follows, self.filter.as_ref(), &connection) {
             self.samples.remove(&sock);
             return None;
         }
@@ -69,10 +79,6 @@ impl Engine {
     fn missing_for(&self, wire: bool) -> Vec<String> {
         let told_more = |probe: &&Probe| !(wire && probe.weight == Weight::BeforeWire);
         self.missing.iter().filter(told_more).map(|probe| probe.signal.to_owned()).collect()
-    }
-
-    fn is_wanted(&self, connection: &Connection) -> bool {
-        if self.follows { connection.asked } else { self.filter.as_ref().is_none_or(|may| may.0(connection)) }
     }
 
     /// Owner and side of a connection whose beginning was not seen, from its socket or its listener.
@@ -154,6 +160,10 @@ impl Engine {
             }
         }
     }
+}
+
+fn is_wanted(follows: bool, filter: Option<&Prefilter>, connection: &Connection) -> bool {
+    if follows { connection.asked } else { filter.is_none_or(|may| may.0(connection)) }
 }
 
 /// Whether both sides said goodbye, or nobody was hurt: nothing to explain.

@@ -25,7 +25,7 @@ pub(super) struct Hosts {
 impl Hosts {
     /// Takes a packet of the wire, seen in this namespace.
     pub(super) fn add(&mut self, netns: u32, wire: &Wire) {
-        let Wire { time_ns, packet, quoted: None } = wire else { return };
+        let Wire { time_ns, packet, quoted: None, .. } = wire else { return };
         if packet.is_syn() && packet.direction == Direction::Egress {
             // What is sent again would be answered too fast.
             self.sent.retain(|(place, tuple, _)| (*place, *tuple) != (netns, packet.tuple));
@@ -92,8 +92,9 @@ mod tests {
     #[test]
     fn answers_are_remembered_by_host() {
         let mut hosts = Hosts::default();
-        let mut seen =
-            |ms: u64, packet: Packet| hosts.add(7, &Wire { time_ns: ms * 1_000_000, packet, quoted: None });
+        let mut seen = |ms: u64, packet: Packet| {
+            hosts.add(7, &Wire { time_ns: ms * 1_000_000, packet, quoted: None, asked: None })
+        };
         seen(1, packet(0x02, 64, Direction::Egress));
         seen(21, packet(0x12, 57, Direction::Ingress));
         seen(30, packet(0x02, 64, Direction::Egress));

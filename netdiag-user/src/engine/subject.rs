@@ -32,13 +32,13 @@ impl Subject for Subjected<'_> {
     }
 
     fn source(&self) -> Option<std::net::SocketAddr> {
-        let c = self.connection();
-        Some(if c.side == Side::Outbound { c.local } else { c.peer })
+        let ends = self.connection().asked();
+        Some(if self.connection().side == Side::Outbound { ends.local } else { ends.peer })
     }
 
     fn destination(&self) -> Option<std::net::SocketAddr> {
-        let c = self.connection();
-        Some(if c.side == Side::Outbound { c.peer } else { c.local })
+        let ends = self.connection().asked();
+        Some(if self.connection().side == Side::Outbound { ends.peer } else { ends.local })
     }
 
     fn hostname(&self) -> Option<&str> {

@@ -2,6 +2,7 @@
 
 use super::Engine;
 use crate::enrich::{owners, queues};
+use crate::kernel::clock::now_ns;
 use crate::probes::{SocketError, Suspect};
 
 /// Samples of a listener, taken while a connection to it was in trouble.
@@ -11,6 +12,9 @@ const SAMPLES: usize = 8;
 /// tc leaves a namespace again when no SYN was sent again for this long. Retransmits are at most 32 s apart,
 /// but for a connection that has been waiting for more than a minute.
 const WIRE_IDLE_NS: u64 = 40_000_000_000;
+/// And a namespace that is gone, after what is still to be told of it.
+const WIRE_GONE_NS: u64 = 5_000_000_000;
+
 impl Engine {
     pub(super) fn suspect(&mut self, suspect: &Suspect) {
         // `run` has nothing to do in the namespaces of others.
@@ -30,10 +34,16 @@ impl Engine {
         if let Some(last) = self.just_in_time.get_mut(&netns) {
             *last = suspect.time_ns;
         }
+        let Suspect { sock, netns, tuple, asked, .. } = suspect;
+        let translated = self.translations.look(&self.tracker, *sock, *netns, tuple, *asked);
+        let to = translated.as_ref().unwrap_or(tuple).destination;
+        if translated.is_some() {
+            self.session.take_interest(to);
+        }
         if self.shed.samples {
             return;
         }
-        let look = || queues::sample(suspect.tuple.destination, suspect.netns, suspect.time_ns);
+        let look = || queues::sample(to, suspect.netns, suspect.time_ns);
         let before = self.searches.total_ns();
         let sample = if suspect.asked { Some(look()) } else { self.searches.within(look) };
         self.samplings_ns += self.searches.total_ns() - before;
@@ -59,6 +69,13 @@ impl Engine {
         }
         let found = self.searches.within(|| owners::find(&error.tuple, error.netns, None));
         error.owner = found.flatten().and_then(|found| found.owner);
+    }
+
+    /// There is nothing to be seen in that namespace any more.
+    pub(super) fn leave_soon(&mut self, netns: u64) {
+        if let Some(last) = self.just_in_time.get_mut(&netns) {
+            *last = (*last).min(now_ns().saturating_sub(WIRE_IDLE_NS - WIRE_GONE_NS));
+        }
     }
 
     /// Takes tc away again where no connection was suspect for a while.

@@ -16,6 +16,7 @@ pub(super) fn connection(netns: u64, peer: &str) -> Connection {
         side: Side::Outbound,
         local: unspecified.parse().unwrap(),
         peer,
+        before_nat: None,
         netns: netns as u32,
         cookie: None,
         owner: Some(Owner {

@@ -67,6 +67,11 @@ impl Filter {
     pub fn mentions_code(&self) -> bool {
         self.program.iter().any(|op| matches!(op, Op::Test(Test::Code(_))))
     }
+
+    /// Whether the answer can depend on the process.
+    pub fn mentions_process(&self) -> bool {
+        self.program.iter().any(|op| matches!(op, Op::Test(Test::Pid(_) | Test::Comm(_))))
+    }
 }
 
 impl FromStr for Filter {

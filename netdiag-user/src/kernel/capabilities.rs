@@ -3,39 +3,75 @@
 use super::KernelError;
 use super::btf::Btf;
 
-/// Bit numbers from include/uapi/linux/capability.h and what netdiag does with each.
-const NEEDED: &[(u32, &str, &str)] = &[
-    (39, "CAP_BPF", "load programs and maps"),
-    (38, "CAP_PERFMON", "tracing programs and kernel memory reads"),
-    (12, "CAP_NET_ADMIN", "tc programs"),
-    (21, "CAP_SYS_ADMIN", "other network namespaces"),
+/// One of capabilities(7).
+#[derive(Debug, PartialEq, Eq)]
+pub struct Capability {
+    /// Its number in include/uapi/linux/capability.h.
+    pub bit: u32,
+    pub name: &'static str,
+    /// What netdiag does with it.
+    pub what: &'static str,
+    /// Nothing works without; the others only make that more is known.
+    pub needed: bool,
+}
+
+const fn capability(bit: u32, name: &'static str, what: &'static str, needed: bool) -> Capability {
+    Capability { bit, name, what, needed }
+}
+
+/// All that netdiag makes use of. The unit of the agent gives the same.
+pub const USED: &[Capability] = &[
+    capability(39, "CAP_BPF", "load programs and maps", true),
+    capability(38, "CAP_PERFMON", "tracing programs and kernel memory reads", true),
+    capability(12, "CAP_NET_ADMIN", "tc programs", true),
+    capability(21, "CAP_SYS_ADMIN", "other network namespaces", true),
+    capability(19, "CAP_SYS_PTRACE", "which process holds a socket", false),
+    capability(2, "CAP_DAC_READ_SEARCH", "files of other users' processes", false),
+    capability(34, "CAP_SYSLOG", "names of kernel functions", false),
 ];
 
-/// Names and uses of the needed capabilities that are missing. CAP_SYS_ADMIN stands for CAP_BPF and
-/// CAP_PERFMON on kernels before 5.8 and is accepted for them everywhere, as the kernel does.
-pub fn missing() -> Result<Vec<(&'static str, &'static str)>, KernelError> {
-    let path = "/proc/self/status";
-    let status =
-        std::fs::read_to_string(path).map_err(|source| KernelError::Io { path: path.to_owned(), source })?;
-    Ok(missing_in(effective(&status)))
+/// The sets of a process that matter here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sets {
+    pub effective: u64,
+    /// What a program that it starts can have at most.
+    pub bounding: u64,
 }
 
-fn effective(status: &str) -> u64 {
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or(0)
+impl Sets {
+    /// Of this process.
+    ///
+    /// # Errors
+    /// Without /proc.
+    pub fn own() -> Result<Self, KernelError> {
+        let path = "/proc/self/status";
+        let status = std::fs::read_to_string(path)
+            .map_err(|source| KernelError::Io { path: path.to_owned(), source })?;
+        Ok(Self::of(&status))
+    }
+
+    fn of(status: &str) -> Self {
+        let set = |field: &str| {
+            let hex = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+            hex.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
+        };
+        Self { effective: set("CapEff"), bounding: set("CapBnd") }
+    }
 }
 
-fn missing_in(effective: u64) -> Vec<(&'static str, &'static str)> {
-    let has = |bit: u32| effective >> bit & 1 == 1;
-    let admin = has(21);
-    NEEDED
-        .iter()
-        .filter(|(bit, _, _)| !(has(*bit) || admin && matches!(bit, 38 | 39)))
-        .map(|(_, name, what)| (*name, *what))
-        .collect()
+/// Those of [`USED`] that a set lacks. CAP_SYS_ADMIN stands for CAP_BPF and CAP_PERFMON on kernels before 5.8 and is
+/// accepted for them everywhere, as the kernel does.
+pub fn lacking(set: u64) -> impl Iterator<Item = &'static Capability> {
+    let has = move |bit: u32| set >> bit & 1 == 1;
+    USED.iter().filter(move |used| !(has(used.bit) || has(21) && matches!(used.bit, 38 | 39)))
+}
+
+/// The needed capabilities that this process lacks.
+///
+/// # Errors
+/// Without /proc.
+pub fn missing() -> Result<Vec<&'static Capability>, KernelError> {
+    Ok(lacking(Sets::own()?.effective).filter(|used| used.needed).collect())
 }
 
 /// Error that names what is missing, if anything is.
@@ -44,7 +80,7 @@ pub fn require() -> Result<(), KernelError> {
     if missing.is_empty() {
         return Ok(());
     }
-    let names: Vec<String> = missing.iter().map(|(name, what)| format!("{name} ({what})")).collect();
+    let names: Vec<String> = missing.iter().map(|used| format!("{} ({})", used.name, used.what)).collect();
     Err(KernelError::MissingCapability(names.join(", ")))
 }
 
@@ -78,24 +114,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn root_misses_nothing() {
-        assert_eq!(missing_in(u64::MAX), []);
+    fn root_lacks_nothing() {
+        assert_eq!(lacking(u64::MAX).count(), 0);
     }
 
     #[test]
-    fn an_ordinary_user_misses_all() {
-        assert_eq!(missing_in(0).len(), NEEDED.len());
+    fn an_ordinary_user_lacks_all() {
+        assert_eq!(lacking(0).count(), USED.len());
     }
 
     #[test]
     fn sys_admin_stands_for_bpf_and_perfmon() {
-        let names: Vec<_> = missing_in(1 << 21).into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["CAP_NET_ADMIN"]);
+        let names: Vec<_> = lacking(1 << 21).map(|used| used.name).collect();
+        assert_eq!(names, ["CAP_NET_ADMIN", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_SYSLOG"]);
     }
 
     #[test]
     fn reads_the_status_file() {
-        assert_eq!(effective("Name:\tx\nCapEff:\t000001fffeffffff\n"), 0x1ff_feff_ffff);
-        assert_eq!(effective("garbage"), 0);
+        let sets = Sets::of("Name:\tx\nCapEff:\t000001fffeffffff\nCapBnd:\t0000000000000004\n");
+        assert_eq!(sets, Sets { effective: 0x1ff_feff_ffff, bounding: 4 });
+        assert_eq!(Sets::of("garbage"), Sets { effective: 0, bounding: 0 });
     }
 }

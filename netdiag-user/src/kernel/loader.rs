@@ -197,6 +197,12 @@ impl Session {
         self.interest.get(&InMap(any_flow_to(remote)), 0).is_ok()
     }
 
+    /// From now on packets of this remote end matter, for connections in trouble that NAT sends there.
+    pub fn take_interest(&mut self, remote: SocketAddr) {
+        // A failed insert costs wire evidence only.
+        let _ = self.interest.insert(InMap(any_flow_to(remote)), 1, 0);
+    }
+
     /// Whether a connection is open that was asked for.
     pub fn has_open_asked(&self) -> bool {
         self.counters().is_ok_and(|counts| counts.get(Counter::Asked) > counts.get(Counter::AskedDone))

@@ -77,7 +77,12 @@ impl Closers {
         self.closes.get(&0, 0).map_or(0, |per_cpu| per_cpu.iter().sum())
     }
 
-    /// Who closed the connection with these ends; the kernel forgets it.
+    /// Who closed the connection with these ends.
+    pub fn peek(&self, key: &TimeWaitKey) -> Option<TimeWaitOwner> {
+        self.owners.get(&InMap(*key), 0).ok().map(|InMap(owner)| owner)
+    }
+
+    /// The same; the kernel forgets it.
     pub fn take(&mut self, key: &TimeWaitKey) -> Option<TimeWaitOwner> {
         let key = InMap(*key);
         let InMap(owner) = self.owners.get(&key, 0).ok()?;

@@ -31,6 +31,9 @@ pub fn card(report: &Report, look: &Look) -> String {
     if look.verbose && !report.explanation.is_empty() {
         card.row("why", std::slice::from_ref(&report.explanation));
     }
+    if let Some(translated) = &report.connection.translated {
+        card.row("nat", &[format!("{} → {}, by this machine", report.connection.peer, translated.peer)]);
+    }
     if let Some(firewall) = &report.firewall {
         card.row("rule", &rules(firewall));
     }

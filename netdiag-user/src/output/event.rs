@@ -1,9 +1,11 @@
 //! What happened, for programs and in words: one function gives both.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::icmp;
+use super::{Clock, icmp};
 use crate::diagnoses::words::{duration, errno_name};
 use crate::probes::{Direction, Packet, TcpState, protocol};
 use crate::track::{Connection, End, Moment, Place, Side, What};
@@ -44,14 +46,26 @@ impl Event {
 }
 
 /// The timeline with its beginning and end.
-pub(super) fn events(connection: &Connection, timeline: &[Moment], comm: Option<&str>) -> Vec<Event> {
+pub(super) fn events(
+    connection: &Connection,
+    timeline: &[Moment],
+    comm: Option<&str>,
+    clock: &Clock,
+) -> Vec<Event> {
     let begin = (connection.from_start && connection.side == Side::Outbound && is_connected(connection))
         .then(|| Event::new("connect", "connect()", Value::Null));
     let middle = timeline.iter().map(|moment| of(&moment.what, connection).at(connection, moment.time_ns));
     let end = end(connection, timeline, comm).map(|event| event.at(connection, connection.end_ns));
-    let mut events: Vec<Event> = begin.into_iter().chain(middle).chain(end).collect();
+    let sleeps = clock.sleeps(connection.start_ns, connection.end_ns);
+    let sleeps = sleeps.map(|(time_ns, length)| suspended(length).at(connection, time_ns));
+    let mut events: Vec<Event> = begin.into_iter().chain(middle).chain(sleeps).chain(end).collect();
     events.sort_by_key(|event| event.offset_us);
     events
+}
+
+fn suspended(length: Duration) -> Event {
+    let text = format!("this machine was suspended for {}, which no time here counts", duration(length));
+    Event::new("suspended", text, json!({ "length_us": u64::try_from(length.as_micros()).ok() }))
 }
 
 /// Whether there was a connect() that did something.
@@ -395,10 +409,30 @@ mod tests {
         evidence.connection.end = End::CallFailed { call: crate::probes::Call::Connect };
         evidence.connection.errno = Some(libc::ENETUNREACH);
         let names = |timeline: &[Moment]| -> Vec<String> {
-            events(&evidence.connection, timeline, Some("curl")).into_iter().map(|event| event.text).collect()
+            events(&evidence.connection, timeline, Some("curl"), &Clock::new(0))
+                .into_iter()
+                .map(|event| event.text)
+                .collect()
         };
         assert_eq!(names(&[]), ["connect() failed with ENETUNREACH"]);
         let what = What::CallFailed { call: crate::probes::Call::Connect, errno: libc::ENETUNREACH };
         assert_eq!(names(&[Moment { time_ns: 5, what }]), ["connect() failed with ENETUNREACH"]);
+    }
+
+    #[test]
+    fn a_sleep_is_told() {
+        let mut connection = testing::outbound().connection;
+        (connection.start_ns, connection.end_ns) = (1_000_000_000, 6_000_000_000);
+        let told = |until_ns| -> Vec<(i64, String)> {
+            let clock = Clock::after_a_sleep(until_ns, Duration::from_mins(90));
+            let events = events(&connection, &[], Some("curl"), &clock).into_iter();
+            events
+                .filter(|event| event.event == "suspended")
+                .map(|event| (event.offset_us, event.text))
+                .collect()
+        };
+        let text = "this machine was suspended for 90 min 0 s, which no time here counts".to_owned();
+        assert_eq!(told(3_000_000_000), [(2_000_000, text)]);
+        assert_eq!((told(500_000_000), told(6_000_000_000)), (vec![], vec![]));
     }
 }

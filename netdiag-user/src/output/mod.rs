@@ -15,9 +15,11 @@ mod event;
 mod fold;
 mod icmp;
 mod json;
+mod last_holder;
 mod owner;
 mod page;
 mod past;
+mod past_drops;
 mod path;
 mod report;
 mod sink;
@@ -41,9 +43,11 @@ pub use drop_text::{drop_block, drop_line, normal_line};
 pub use event::Event;
 pub use fold::Folder;
 pub use json::JsonLines;
+pub use last_holder::LastHolderReport;
 pub use owner::{KeeperReport, keeper_text};
 pub use page::page;
-pub use past::{Gap, PastHead, PastSummary, problem};
+pub use past::{Gap, PastHead, PastSummary, problem, when};
+pub use past_drops::PastDropsReport;
 pub use report::{
     ConnectionPart, CoveragePart, Endpoint, FirewallPart, Head, ProcessPart, Report, Translated,
 };

@@ -33,11 +33,17 @@ pub struct PastSummary {
     pub failures: u64,
     /// What they were folded to.
     pub problems: u64,
+    /// Failures of times that are still to come: the clock was set back since.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub ahead: u64,
     /// Diagnoses that the agent could not store in this time.
     pub not_stored: u64,
     pub gaps: Vec<Gap>,
     /// Files of the store that could not be read, and why.
     pub unreadable: Vec<String>,
+    /// Diagnoses that fit and are not told: an agent that is asked tells so many and no more.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u64,
 }
 
 impl PastSummary {
@@ -50,15 +56,29 @@ impl PastSummary {
         for Gap { from, until } in &self.gaps {
             let _ = write!(text, "\nnetdiag: no agent ran {}", span(*from, *until, self.head.time));
         }
+        if self.ahead > 0 {
+            let (failures, are) =
+                (counted(self.ahead, "failure"), if self.ahead == 1 { "is" } else { "are" });
+            let _ = write!(text, "\nnetdiag: {failures} {are} later than now: the clock was set back since");
+        }
+        let diagnoses = |number| counted(number, "diagnosis").replace("diagnosiss", "diagnoses");
         if self.not_stored > 0 {
-            let number = counted(self.not_stored, "diagnosis").replace("diagnosiss", "diagnoses");
-            let _ = write!(text, "\nnetdiag: {number} could not be stored");
+            let _ = write!(text, "\nnetdiag: {} could not be stored", diagnoses(self.not_stored));
+        }
+        if self.left_out > 0 {
+            let number = diagnoses(self.left_out);
+            let _ = write!(text, "\nnetdiag: {number} more are there: a shorter time or a filter shows them");
         }
         for file in &self.unreadable {
             let _ = write!(text, "\nnetdiag: cannot read {file}");
         }
         text
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn counted(number: u64, what: &str) -> String {
@@ -108,6 +128,13 @@ pub fn problem(report: &Report, several: bool, now: Timestamp, look: &Look) -> S
     let tag = format!("{} · {}", report.code, report.confidence.as_str());
     let _ = writeln!(text, "  {}", look.paint(Tone::Faint, &look.safe(&tag)));
     text
+}
+
+/// "03:02:11 UTC", with the date where it is not today.
+pub fn when(time: Timestamp, now: Timestamp) -> String {
+    let day = |time: Timestamp| time.to_zoned(TimeZone::UTC).date();
+    let format = if day(time) == day(now) { "%H:%M:%S UTC" } else { "%Y-%m-%d %H:%M:%S UTC" };
+    time.strftime(format).to_string()
 }
 
 /// "at 03:02:11 UTC", "from 03:02:11 to 04:10:00 UTC"; with the date where it is not today.
@@ -161,18 +188,22 @@ mod tests {
             until,
             failures: 1,
             problems: 1,
+            ahead: 0,
             not_stored: 0,
             gaps: Vec::new(),
             unreadable: Vec::new(),
+            left_out: 0,
         };
         assert_eq!(whole.text(), "netdiag: 1 failure, 1 problem from 03:00:00 to 04:00:00 UTC");
         let gap = Gap { from: since, until: at("2026-11-26T03:30:00Z") };
         let unreadable = vec!["/x/2026-11-26.db: damaged".to_owned()];
-        let partial = PastSummary { failures: 3, gaps: vec![gap], not_stored: 2, unreadable, ..whole };
+        let partial =
+            PastSummary { failures: 3, gaps: vec![gap], not_stored: 2, ahead: 1, unreadable, ..whole };
         assert_eq!(
             partial.text(),
             "netdiag: 3 failures, 1 problem from 03:00:00 to 04:00:00 UTC\n\
              netdiag: no agent ran from 03:00:00 to 03:30:00 UTC\n\
+             netdiag: 1 failure is later than now: the clock was set back since\n\
              netdiag: 2 diagnoses could not be stored\n\
              netdiag: cannot read /x/2026-11-26.db: damaged"
         );

@@ -97,7 +97,7 @@ fn route(report: &Report) -> (Vec<String>, Break) {
     let on_this_machine = spot == Spot::Between
         || (spot == Spot::Peer && report.place.side == WhereSide::Local)
         || elsewhere(report)
-        || report.connection.peer.address.is_loopback();
+        || report.connection.reached_peer().address.is_loopback();
     let spots = [
         Spot::Process,
         Spot::Socket,
@@ -222,7 +222,7 @@ fn name(report: &Report, shown: Spot, spot: Spot) -> String {
         },
         Spot::Peer => {
             let namespace = if here && elsewhere(report) { namespace(report) } else { String::new() };
-            format!("{}{namespace}", connection.end_text(connection.peer))
+            format!("{}{namespace}", connection.end_text(connection.reached_peer()))
         }
     }
 }
@@ -230,7 +230,7 @@ fn name(report: &Report, shown: Spot, spot: Spot) -> String {
 /// Where packets leave this end.
 fn interface(report: &Report) -> Option<&str> {
     let place = report.place.interface.as_deref().filter(|_| !elsewhere(report));
-    let loopback = report.connection.peer.address.is_loopback().then_some("lo");
+    let loopback = report.connection.reached_peer().address.is_loopback().then_some("lo");
     report.connection.interface.as_deref().or(place).or(loopback)
 }
 
@@ -271,7 +271,7 @@ fn filter(report: &Report) -> String {
 
 /// Who said by ICMP that it goes no further, if that is not the peer.
 fn router(report: &Report) -> Option<&str> {
-    let peer = report.connection.peer.address.to_string();
+    let peer = report.connection.reached_peer().address.to_string();
     address_of(report, "icmp-received", "source").filter(|source| *source != peer)
 }
 

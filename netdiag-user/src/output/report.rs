@@ -1,6 +1,9 @@
 //! A diagnosis as both languages tell it: kind `diagnosis` of the output contract.
 
-use std::net::{IpAddr, SocketAddr};
+mod connection;
+mod firewall;
+mod process;
+
 use std::sync::OnceLock;
 
 use jiff::Timestamp;
@@ -9,12 +12,14 @@ use serde::{Deserialize, Serialize};
 use super::clock::{Clock, rfc3339};
 use super::event::{self, Event};
 use crate::diagnoses::words::errno_name;
-use crate::diagnoses::{Confidence, Coverage, Diagnosis, Evidence, Finding, FirewallFact, NextStep, Where};
+use crate::diagnoses::{Confidence, Coverage, Diagnosis, Evidence, Finding, NextStep, Where};
 use crate::enrich::droppers::BpfProgram;
 use crate::enrich::listeners::Listener;
-use crate::enrich::process::Process;
-use crate::probes::{Basis, Call, Direction, DropRule, Owner, protocol};
-use crate::track::{Connection, End, Hook, Side, What};
+use crate::probes::Direction;
+use crate::track::{Connection, What};
+pub use connection::{ConnectionPart, Endpoint, Translated};
+pub use firewall::FirewallPart;
+pub use process::ProcessPart;
 
 /// What every object begins with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,241 +43,6 @@ fn host() -> &'static str {
     HOST.get_or_init(|| {
         nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     })
-}
-
-/// An address and a port; port 0 where there is none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Endpoint {
-    pub address: IpAddr,
-    pub port: u16,
-}
-
-impl From<SocketAddr> for Endpoint {
-    fn from(address: SocketAddr) -> Self {
-        Self { address: address.ip(), port: address.port() }
-    }
-}
-
-impl std::fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        SocketAddr::new(self.address, self.port).fmt(f)
-    }
-}
-
-/// Both ends after NAT.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Translated {
-    pub local: Endpoint,
-    pub peer: Endpoint,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConnectionPart {
-    /// `tcp`, `udp`, `icmp`, or the IP protocol number as text.
-    pub protocol: String,
-    /// `outbound`, `inbound` or `forwarded`.
-    pub direction: String,
-    pub local: Endpoint,
-    pub peer: Endpoint,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub translated: Option<Translated>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hostname: Option<String>,
-    /// Interface that packets to the peer leave through, where it was seen or the route tells.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interface: Option<String>,
-    pub netns: u32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub netns_name: Option<String>,
-    pub cookie: Option<u64>,
-    /// The system call, where it failed at once: `connect`, `bind`, `sendto`, `sendmsg`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub call: Option<Call>,
-}
-
-impl ConnectionPart {
-    pub fn new(connection: &Connection) -> Self {
-        Self {
-            protocol: match connection.protocol {
-                protocol::TCP => "tcp".into(),
-                protocol::UDP => "udp".into(),
-                protocol::ICMP | protocol::ICMPV6 => "icmp".into(),
-                other => other.to_string(),
-            },
-            direction: match connection.side {
-                Side::Outbound => "outbound".into(),
-                Side::Inbound => "inbound".into(),
-            },
-            local: connection.local.into(),
-            peer: connection.peer.into(),
-            translated: None,
-            hostname: None,
-            interface: None,
-            netns: connection.netns,
-            netns_name: None,
-            cookie: connection.cookie,
-            call: match connection.end {
-                End::CallFailed { call } => Some(call),
-                End::State { .. } | End::SocketError => None,
-            },
-        }
-    }
-
-    /// The IP protocol number (IANA).
-    pub fn protocol_number(&self) -> u8 {
-        match self.protocol.as_str() {
-            "tcp" => protocol::TCP,
-            "udp" => protocol::UDP,
-            "icmp" if self.peer.address.is_ipv6() => protocol::ICMPV6,
-            "icmp" => protocol::ICMP,
-            other => other.parse().unwrap_or(0),
-        }
-    }
-
-    pub(super) fn is_inbound(&self) -> bool {
-        self.direction == "inbound"
-    }
-
-    /// A socket that was to be bound has no peer.
-    pub(super) fn has_peer(&self) -> bool {
-        self.call != Some(Call::Bind) && !(self.peer.address.is_unspecified() && self.peer.port == 0)
-    }
-
-    /// `10.1.2.3:8080`, `10.0.0.53:53/udp`; of ICMP without a port.
-    pub(super) fn end_text(&self, end: Endpoint) -> String {
-        match self.protocol.as_str() {
-            "tcp" => end.to_string(),
-            "icmp" => format!("{}/icmp", end.address),
-            other => format!("{end}/{other}"),
-        }
-    }
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ProcessPart {
-    /// Thread group id.
-    pub pid: u32,
-    pub comm: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub exe: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub command_line: Option<String>,
-    pub uid: u32,
-    /// Path in the cgroup file system.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cgroup: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub unit: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub container: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pod: Option<String>,
-}
-
-impl ProcessPart {
-    /// What the kernel side saw and, if that is the same process, what `/proc` adds.
-    pub fn new(owner: Option<&Owner>, process: Option<&Process>) -> Option<Self> {
-        let read = process.filter(|process| owner.is_none_or(|owner| owner.pid == process.pid));
-        match (owner, read) {
-            (_, Some(process)) => Some(Self {
-                pid: process.pid,
-                comm: process.comm.clone(),
-                exe: process.exe.clone(),
-                command_line: process.command_line.clone(),
-                uid: owner.map_or(process.uid, |owner| owner.uid),
-                cgroup: process.cgroup.clone(),
-                unit: process.unit.clone(),
-                container: process.container.clone(),
-                pod: process.pod.clone(),
-            }),
-            (Some(owner), None) => {
-                Some(Self { pid: owner.pid, comm: owner.comm.to_string(), uid: owner.uid, ..Self::default() })
-            }
-            (None, None) => None,
-        }
-    }
-
-    /// `curl[4213]`
-    pub(super) fn label(process: Option<&Self>) -> String {
-        process.map_or_else(
-            || "unknown process".to_owned(),
-            |process| format!("{}[{}]", process.comm, process.pid),
-        )
-    }
-}
-
-/// The firewall's verdict; the rule's fields are filled in once the rule is known.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct FirewallPart {
-    /// `nftables`, `iptables`, `bpf`.
-    pub engine: Option<String>,
-    pub hook: Option<Hook>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub family: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub table: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub chain: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub handle: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rule_number: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rule: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub comment: Option<String>,
-    /// No rule but the chain's policy decided.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub policy: Option<bool>,
-    /// The kernel named the rule (else it was found by matching); `None` while no rule is known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub exact: Option<bool>,
-    /// The rule was not in the ruleset any more when that was read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub removed: Option<bool>,
-    /// `counter` or `matching`: how it was found where it is not exact; `trace` where nftables' tracing named it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub basis: Option<String>,
-    /// All rules that may have dropped it, where there are several; the first is the one above.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub candidates: Vec<FirewallPart>,
-}
-
-impl From<&FirewallFact> for FirewallPart {
-    fn from(fact: &FirewallFact) -> Self {
-        let part = Self { engine: fact.engine.clone(), hook: fact.hook, ..Self::default() };
-        let Some(rule) = &fact.rule else { return part };
-        let one = |rule: &DropRule| Self { exact: None, basis: None, ..Self::default().with(rule) };
-        let several = !rule.others.is_empty();
-        let candidates = rule.candidates().filter(|_| several).map(one).collect();
-        Self { candidates, ..part.with(rule) }
-    }
-}
-
-impl FirewallPart {
-    fn with(self, rule: &DropRule) -> Self {
-        Self {
-            family: Some(rule.family.clone()),
-            table: Some(rule.table.clone()),
-            chain: Some(rule.chain.clone()),
-            handle: rule.handle,
-            rule_number: rule.number,
-            rule: rule.text.clone(),
-            comment: rule.comment.clone(),
-            policy: Some(rule.is_policy()),
-            exact: Some(rule.basis.is_exact()),
-            removed: rule.gone.then_some(true),
-            basis: match rule.basis {
-                Basis::Kernel => None,
-                Basis::Trace => Some("trace".into()),
-                Basis::Counter => Some("counter".into()),
-                Basis::Matching => Some("matching".into()),
-            },
-            ..self
-        }
-    }
 }
 
 /// What could not be seen.
@@ -355,7 +125,7 @@ impl Report {
         let time = clock.at(connection.end_ns);
         let process = ProcessPart::new(connection.owner.as_ref(), evidence.facts.process.as_ref());
         let comm = process.as_ref().map(|process| process.comm.as_str());
-        let events = event::events(connection, &evidence.timeline, comm);
+        let events = event::events(connection, &evidence.timeline, comm, clock);
         let mut report = Self {
             head: Head::new("diagnosis", time),
             code: diagnosis.code.to_owned(),
@@ -386,6 +156,10 @@ impl Report {
             last: time,
             coverage: CoveragePart::new(&evidence.coverage, connection),
         };
+        if let Some(translated) = &report.connection.translated {
+            let (asked, peer) = (report.connection.peer, translated.peer);
+            report.explanation += &format!(" NAT on this machine makes {peer} of {asked}.");
+        }
         report.summary = format!("{} {}: {}", report.subject(), report.headline, report.cause);
         report
     }
@@ -442,16 +216,5 @@ mod tests {
         let report = testing::firewall_drop();
         let text = serde_json::to_string(&report).unwrap();
         assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
-    }
-
-    #[test]
-    fn what_proc_says_of_another_process_is_not_used() {
-        let owner = testing::owner("curl", 4213);
-        let other = Process { pid: 1, comm: "init".into(), ..Process::default() };
-        assert_eq!(ProcessPart::new(Some(&owner), Some(&other)).unwrap().comm, "curl");
-        let same =
-            Process { pid: 4213, comm: "curl".into(), unit: Some("a.service".into()), ..Process::default() };
-        assert_eq!(ProcessPart::new(Some(&owner), Some(&same)).unwrap().unit.as_deref(), Some("a.service"));
-        assert!(ProcessPart::new(None, None).is_none());
     }
 }

@@ -10,10 +10,12 @@ use super::event::duration_us;
 use super::report::{Endpoint, Head, ProcessPart};
 use super::style::{Look, Tone};
 use super::table::{Align, Table};
+use super::time_wait;
 use crate::enrich::sockets::{Protocol, State};
 use crate::enrich::{behaviour, process};
 use crate::whose::pressure::Pressure;
 use crate::whose::remarks::{self, Kind, Remark};
+use crate::whose::time_wait::Closer;
 use crate::whose::{Held, Side};
 
 /// A process that holds a socket.
@@ -24,6 +26,14 @@ pub struct HolderPart {
     /// When it was started; the socket may be younger, and older where it was inherited.
     #[serde(with = "rfc3339_option", skip_serializing_if = "Option::is_none")]
     pub started: Option<Timestamp>,
+}
+
+/// Who closed a socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CloserPart {
+    pub process: ProcessPart,
+    pub ended: bool,
+    pub kernel_thread: bool,
 }
 
 /// What is wrong with a socket.
@@ -58,6 +68,8 @@ pub struct SocketReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub netns_name: Option<String>,
     pub processes: Vec<HolderPart>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub closed_by: Option<CloserPart>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accept_queue: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -131,6 +143,7 @@ impl SocketReport {
                 .filter_map(part)
                 .map(|process| HolderPart { process, started: None })
                 .collect(),
+            closed_by: None,
             accept_queue: socket.accept_queue().map(|(waiting, _)| waiting),
             backlog: socket.accept_queue().map(|(_, backlog)| backlog),
             receive_queue: (!listens).then_some(socket.rqueue),
@@ -160,6 +173,17 @@ impl SocketReport {
         self
     }
 
+    /// With who closed it.
+    #[must_use]
+    pub fn closed_by(mut self, closer: Option<&Closer>) -> Self {
+        self.closed_by = closer.map(|closer| CloserPart {
+            process: time_wait::process(closer),
+            ended: closer.has_ended(),
+            kernel_thread: closer.by_kernel,
+        });
+        self
+    }
+
     /// With what comes in at this listener, and what its process does about it.
     #[must_use]
     pub fn with_pressure(mut self, held: &Held, pressure: Option<&Pressure>) -> Self {
@@ -185,6 +209,9 @@ impl SocketReport {
 
     /// "nginx[77] +3"
     pub fn who(&self) -> String {
+        if let Some(CloserPart { process, .. }) = &self.closed_by {
+            return format!("(closed by {})", ProcessPart::label(Some(process)));
+        }
         match self.processes.as_slice() {
             [] if self.state == State::TimeWait => "(closed)".to_owned(),
             [] if self.unowned => "-".to_owned(),

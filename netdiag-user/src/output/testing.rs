@@ -78,6 +78,7 @@ pub(crate) fn outbound() -> Evidence {
             side: Side::Outbound,
             local: "10.0.1.2:40000".parse().unwrap(),
             peer: "10.0.2.2:8080".parse().unwrap(),
+            before_nat: None,
             netns: NETNS,
             cookie: Some(7),
             owner: Some(owner("curl", 4213)),

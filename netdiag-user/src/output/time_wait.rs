@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::clock::rfc3339;
 use super::owner::{Destination, destinations};
 use super::report::{Endpoint, Head, ProcessPart};
 use crate::whose::time_wait::{By, Closer, Key, Level, PortUse, Row, Verdict};
@@ -25,6 +26,10 @@ pub struct Told<'a> {
     pub incomplete: bool,
     /// How long closes have been watched.
     pub watched: Duration,
+    /// Since when that is.
+    pub since: Timestamp,
+    /// It is an agent that watches.
+    pub from_agent: bool,
 }
 
 impl Told<'_> {
@@ -94,6 +99,9 @@ struct SummaryReport {
     missed: u64,
     incomplete: bool,
     watched_us: u64,
+    #[serde(with = "rfc3339")]
+    owners_since: Timestamp,
+    from_agent: bool,
     level: Level,
     explanation: String,
     next_steps: Vec<Step>,
@@ -122,7 +130,7 @@ struct PortsReport {
     rate: f64,
 }
 
-fn process(closer: &Closer) -> ProcessPart {
+pub(super) fn process(closer: &Closer) -> ProcessPart {
     let read = closer.process.as_ref().filter(|process| process.pid == closer.pid);
     ProcessPart::new(None, read).unwrap_or_else(|| ProcessPart {
         pid: closer.pid,
@@ -237,6 +245,8 @@ fn summary(told: &Told<'_>) -> SummaryReport {
         missed: told.missed,
         incomplete: told.incomplete,
         watched_us: u64::try_from(told.watched.as_micros()).unwrap_or(u64::MAX),
+        owners_since: told.since,
+        from_agent: told.from_agent,
         level: verdict.level,
         explanation: verdict.explanation.clone(),
         next_steps: verdict.next_steps.iter().map(step).collect(),
@@ -305,6 +315,8 @@ mod tests {
             missed: 4,
             incomplete: false,
             watched: Duration::from_secs(5),
+            since: Timestamp::UNIX_EPOCH,
+            from_agent: true,
         });
     }
 
@@ -317,6 +329,7 @@ mod tests {
                 "1,200   92 %    0.5  100 %  php-fpm[7]",
                 "likely curl, 3 processes that ended",
                 "not known; perhaps a[5] or b[6]",
+                "note   owners since 00:00:00 UTC, from the agent\n",
                 "96 were closed before netdiag watched",
                 "4 were closed while netdiag watched, but it missed by whom",
                 "ports  10 of 1,300 left from 10.0.0.1 to 10.0.0.2:80 (netns blue)",
@@ -340,6 +353,10 @@ mod tests {
             assert!(lines[2]["process"].is_null());
             assert_eq!(lines[2]["candidates"][1]["comm"], "b");
             assert_eq!((&lines[3]["kind"], &lines[3]["by"]), (&"time-wait".into(), &"all".into()));
+            assert_eq!(
+                (&lines[3]["from_agent"], &lines[3]["owners_since"]),
+                (&true.into(), &"1970-01-01T00:00:00.000000Z".into())
+            );
             assert_eq!((&lines[3]["count"], &lines[3]["missed"]), (&1300.into(), &4.into()));
             assert_eq!(
                 (&lines[3]["ports"][0]["left"], &lines[3]["level"]),

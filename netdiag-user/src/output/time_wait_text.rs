@@ -1,5 +1,6 @@
 //! Sockets in TIME_WAIT for people.
 
+use super::past::when;
 use super::socket::short;
 use super::style::{Look, Tone, wrap};
 use super::table::{Align, Table};
@@ -172,6 +173,9 @@ fn port_line(one: &PortUse) -> String {
 fn notes(told: &Told<'_>) -> String {
     let (count, exact) = (told.count(), told.exact());
     let mut text = String::new();
+    if told.from_agent {
+        text += &format!("note   owners since {}, from the agent\n", when(told.since, told.time));
+    }
     if exact < count {
         let older = count - exact - told.missed.min(count - exact);
         if older > 0 {

@@ -30,6 +30,13 @@ pub struct Drop {
     pub rule: Option<Box<DropRule>>,
 }
 
+impl Drop {
+    /// Whether this socket, of this network namespace, sent the packet.
+    pub fn was_sent_by(&self, sock: u64, netns: u32) -> bool {
+        self.sock != 0 && self.sock == sock && self.packet.netns == netns && self.packet.iif == 0
+    }
+}
+
 /// The memory of the kernel's stack at a drop.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Frames {

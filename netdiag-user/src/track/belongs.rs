@@ -13,7 +13,7 @@ use crate::probes::{Drop, Event, RouteFailed, Tuple};
 
 /// By what an event is found.
 #[derive(Hash)]
-enum By {
+pub(super) enum By {
     /// Both directions of a flow; for an ICMP error that of the packet that it quotes.
     Flow {
         protocol: u8,
@@ -22,7 +22,12 @@ enum By {
     Socket {
         sock: u64,
         netns: u32,
-        peer: SocketAddr,
+    },
+    /// A packet that has lost its socket.
+    Source {
+        protocol: u8,
+        source: SocketAddr,
+        netns: u32,
     },
     RouteOf {
         destination: IpAddr,
@@ -41,18 +46,18 @@ enum By {
 }
 
 impl By {
-    fn flow(tuple: &Tuple) -> Self {
+    pub(super) fn flow(tuple: &Tuple) -> Self {
         let (a, b) = (tuple.source, tuple.destination);
         Self::Flow { protocol: tuple.protocol, ends: if a <= b { [a, b] } else { [b, a] } }
     }
 
-    fn socket(drop: &Drop) -> Option<Self> {
+    fn sender(drop: &Drop) -> Self {
         let Drop { sock, packet, .. } = drop;
-        (*sock != 0).then_some(Self::Socket {
-            sock: *sock,
-            netns: packet.netns,
-            peer: packet.tuple.destination,
-        })
+        let netns = packet.netns;
+        match *sock {
+            0 => Self::Source { protocol: packet.tuple.protocol, source: packet.tuple.source, netns },
+            sock => Self::Socket { sock, netns },
+        }
     }
 
     fn route(route: &RouteFailed) -> Self {
@@ -67,8 +72,8 @@ impl By {
 impl Keyed for Event {
     fn keys(&self, keys: &Keys) -> [Option<Key>; 2] {
         let (first, second) = match self {
-            Event::Drop(drop) => (By::flow(&drop.packet.tuple), By::socket(drop)),
-            Event::Wire(wire) => (By::flow(wire.quoted.as_ref().unwrap_or(&wire.packet.tuple)), None),
+            Event::Drop(drop) => (By::flow(&drop.packet.tuple), Some(By::sender(drop))),
+            Event::Wire(wire) => (By::flow(wire.flow()), wire.asked.as_ref().map(By::flow)),
             Event::IcmpSent(icmp) => (By::flow(&icmp.packet.tuple), None),
             Event::ResetSent(reset) => (By::flow(&reset.packet.tuple), None),
             Event::SynAckAgain(again) => (By::flow(&again.tuple), None),
@@ -121,18 +126,16 @@ pub(super) fn other_end<'a>(
 pub(super) struct Belongs<'a> {
     connection: &'a Connection,
     sock: u64,
-    tuple: Tuple,
-    reversed: Tuple,
+    flows: Vec<Tuple>,
     from_ns: u64,
 }
 
 impl<'a> Belongs<'a> {
     pub(super) fn new(connection: &'a Connection, sock: u64) -> Self {
-        let tuple = connection.tuple();
         // A failed call has no length: what led to it was just before.
         let slack = Duration::from_millis(if matches!(connection.end, End::State { .. }) { 1 } else { 50 });
         let from_ns = connection.start_ns.saturating_sub(slack.as_nanos() as u64);
-        Self { connection, sock, tuple, reversed: tuple.reversed(), from_ns }
+        Self { connection, sock, flows: connection.flows(), from_ns }
     }
 
     /// The events that are its own, in the order of the window, and how many were left out of very many.
@@ -146,21 +149,25 @@ impl<'a> Belongs<'a> {
         numbers: &'n mut Vec<u64>,
     ) -> (impl Iterator<Item = &'w Event> + use<'w, 'n, '_, 'a>, u64) {
         let connection = self.connection;
-        let destination = connection.peer.ip();
         numbers.clear();
         let mut left_out = window.find(flow, self.from_ns, numbers);
         let mut find = |by: By| window.find(window.keys.of(by), self.from_ns, numbers);
+        for other in self.flows.iter().skip(1) {
+            left_out += find(By::flow(other));
+        }
         if self.sock != 0 {
-            let peer = connection.peer;
-            left_out += find(By::Socket { sock: self.sock, netns: connection.netns, peer });
+            left_out += find(By::Socket { sock: self.sock, netns: connection.netns });
         }
         if window.has_rare() {
-            if let Some(owner) = &connection.owner {
-                left_out += find(By::RouteOf { destination, tid: owner.tid });
+            for Tuple { source, destination, .. } in &self.flows {
+                let (source, destination) = (source.ip(), destination.ip());
+                if let Some(owner) = &connection.owner {
+                    left_out += find(By::RouteOf { destination, tid: owner.tid });
+                }
+                left_out += find(By::RouteFrom { destination, source });
+                left_out += find(By::Neighbour { address: destination });
             }
-            left_out += find(By::RouteFrom { destination, source: connection.local.ip() });
             left_out += find(By::NeighbourIn { netns: connection.netns });
-            left_out += find(By::Neighbour { address: destination });
             for netns in self.waited_for_neighbours(window, reasons, numbers) {
                 left_out += window.find(window.keys.of(By::NeighbourIn { netns }), self.from_ns, numbers);
             }
@@ -189,12 +196,12 @@ impl<'a> Belongs<'a> {
     }
 
     fn is_flow(&self, tuple: &Tuple) -> bool {
-        *tuple == self.tuple || *tuple == self.reversed
+        self.flows.iter().any(|own| tuple == own || *tuple == own.reversed())
     }
 
     /// A packet with our addresses and ports that another socket sent: another namespace may use the same.
     fn is_anothers(&self, drop: &Drop) -> bool {
-        let sent_here = drop.packet.iif == 0 && drop.packet.tuple == self.tuple;
+        let sent_here = drop.packet.iif == 0 && self.flows.contains(&drop.packet.tuple);
         sent_here && drop.sock != 0 && self.sock != 0 && drop.sock != self.sock
     }
 
@@ -202,16 +209,11 @@ impl<'a> Belongs<'a> {
         match event {
             Event::Drop(d) => {
                 d.time_ns >= self.from_ns
-                    && (self.is_flow(&d.packet.tuple) && !self.is_anothers(d)
-                        // Before it had a port. The memory of a closed socket is used again at once.
-                        || d.sock != 0
-                            && d.sock == self.sock
-                            && d.time_ns <= self.connection.end_ns
-                            && d.packet.netns == self.connection.netns
-                            && d.packet.tuple.destination == self.connection.peer)
+                    && (self.is_flow(&d.packet.tuple) && !self.is_anothers(d) || self.is_sender(d))
             }
             Event::Wire(w) => {
-                w.time_ns >= self.from_ns && self.is_flow(w.quoted.as_ref().unwrap_or(&w.packet.tuple))
+                let asked = w.asked.as_ref().is_some_and(|asked| self.is_flow(asked));
+                w.time_ns >= self.from_ns && (asked || self.is_flow(w.flow()))
             }
             Event::IcmpSent(i) => i.time_ns >= self.from_ns && self.is_flow(&i.packet.tuple),
             Event::ResetSent(r) => {
@@ -229,11 +231,27 @@ impl<'a> Belongs<'a> {
         }
     }
 
+    /// A packet of its own that does not have its ends: before it had a port, or after NAT. The memory of a closed
+    /// socket is used again at once.
+    fn is_sender(&self, drop: &Drop) -> bool {
+        let connection = self.connection;
+        let lived = matches!(connection.end, End::State { .. })
+            && drop.time_ns >= connection.start_ns
+            && drop.packet.tuple.protocol == connection.protocol
+            && drop.was_sent_by(self.sock, connection.netns);
+        drop.sock != 0
+            && drop.sock == self.sock
+            && drop.time_ns <= connection.end_ns
+            && drop.packet.netns == connection.netns
+            && (lived || connection.goes_to(drop.packet.tuple.destination))
+    }
+
     fn has_route(&self, route: &RouteFailed) -> bool {
-        let same_peer = route.tuple.destination.ip() == self.connection.peer.ip();
+        let to = route.tuple.destination.ip();
+        let mut flows = self.flows.iter().filter(|flow| flow.destination.ip() == to);
         match (&route.owner, &self.connection.owner) {
-            (Some(asker), Some(owner)) => same_peer && asker.tid == owner.tid,
-            (None, _) => same_peer && route.tuple.source.ip() == self.connection.local.ip(),
+            (Some(asker), Some(owner)) => flows.next().is_some() && asker.tid == owner.tid,
+            (None, _) => flows.any(|flow| flow.source.ip() == route.tuple.source.ip()),
             (Some(_), None) => false,
         }
     }
@@ -252,7 +270,8 @@ pub(super) fn keep_relevant_neighbours(connection: &Connection, timeline: &mut V
             _ => None,
         })
         .collect();
-    let is_peer = |address: IpAddr| address == connection.peer.ip();
+    let flows = connection.flows();
+    let is_peer = |address: IpAddr| flows.iter().any(|flow| flow.destination.ip() == address);
     timeline.retain(|moment| match &moment.what {
         What::NeighbourFailed { address, place } => {
             place.netns == connection.netns || is_peer(*address) || waiting.contains(&place.netns)

@@ -77,8 +77,9 @@ fn drop() -> impl Strategy<Value = Event> {
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let wire = (time_ns(), packet(), proptest::option::of(tuple()))
-        .prop_map(|(time_ns, packet, quoted)| Event::Wire(Wire { time_ns, packet, quoted }));
+    let others = (proptest::option::of(tuple()), proptest::option::of(tuple()));
+    let wire = (time_ns(), packet(), others)
+        .prop_map(|(time_ns, packet, (quoted, asked))| Event::Wire(Wire { time_ns, packet, quoted, asked }));
     let icmp = (time_ns(), packet()).prop_map(|(time_ns, packet)| {
         Event::IcmpSent(IcmpSent { time_ns, packet, icmp_type: 3, icmp_code: 1 })
     });

@@ -30,15 +30,25 @@ pub enum End {
     SocketError,
 }
 
+/// Both ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ends {
+    pub local: SocketAddr,
+    pub peer: SocketAddr,
+}
+
 /// One connection (or one failed call, or one datagram flow) of a process of this machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Connection {
     /// IP protocol number.
     pub protocol: u8,
     pub side: Side,
-    /// As the application saw it; port 0 where it never got one.
+    /// As its packets leave this machine's network namespace; port 0 where it never got one.
     pub local: SocketAddr,
     pub peer: SocketAddr,
+    /// As the application sees both, where NAT of this machine makes others of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before_nat: Option<Ends>,
     /// Inode number of its network namespace.
     pub netns: u32,
     pub cookie: Option<u64>,
@@ -78,6 +88,7 @@ impl Connection {
             side: if end.outbound { Side::Outbound } else { Side::Inbound },
             local: end.tuple.source,
             peer: end.tuple.destination,
+            before_nat: None,
             netns: end.netns,
             cookie: end.cookie,
             owner: end.owner.take(),
@@ -127,6 +138,7 @@ impl Connection {
             side: Side::Outbound,
             local: tuple.source,
             peer: tuple.destination,
+            before_nat: None,
             netns,
             cookie: None,
             owner: None,
@@ -150,6 +162,34 @@ impl Connection {
     /// One of which no more is known than a packet of it.
     pub fn of_flow(tuple: Tuple, netns: u32, time_ns: u64) -> Self {
         Self::at_once(tuple, netns, time_ns, End::SocketError)
+    }
+
+    /// Both ends as the application sees them.
+    pub fn asked(&self) -> Ends {
+        self.before_nat.unwrap_or(Ends { local: self.local, peer: self.peer })
+    }
+
+    /// NAT makes this flow of it.
+    pub(super) fn translate(&mut self, wire: &Tuple) {
+        let asked = self.asked();
+        (self.local, self.peer) = (wire.source, wire.destination);
+        self.before_nat = (asked != Ends { local: self.local, peer: self.peer }).then_some(asked);
+    }
+
+    /// The flows that its packets may have on this machine: after NAT, as the application asked for it, and between the
+    /// change of the destination and that of the source.
+    pub(super) fn flows(&self) -> Vec<Tuple> {
+        let wire = self.tuple();
+        let Some(asked) = self.before_nat else { return vec![wire] };
+        let before = Tuple { source: asked.local, destination: asked.peer, ..wire };
+        let mut flows = vec![wire, before, Tuple { destination: wire.destination, ..before }];
+        flows.dedup();
+        flows
+    }
+
+    /// Whether packets to there go to its peer, before NAT or after.
+    pub(super) fn goes_to(&self, destination: SocketAddr) -> bool {
+        destination == self.peer || self.before_nat.is_some_and(|asked| destination == asked.peer)
     }
 
     /// Local end as source.

@@ -13,10 +13,11 @@ mod teller;
 mod tests;
 mod timeline;
 mod tracker;
+mod translated;
 mod waiting;
 mod window;
 
-pub use connection::{Connection, End, Side};
+pub use connection::{Connection, End, Ends, Side};
 pub use hook::{Hook, hook_of};
 pub use timeline::{Moment, Place, What};
 pub use tracker::{Due, Finished, Limits, Tracker};

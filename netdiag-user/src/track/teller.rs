@@ -36,7 +36,7 @@ impl Teller {
     }
 
     pub(super) fn moment(&self, connection: &Connection, event: &Event, names: &Names) -> Option<Moment> {
-        let outgoing = |tuple: &Tuple| tuple.destination == connection.peer;
+        let outgoing = |tuple: &Tuple| connection.goes_to(tuple.destination);
         let place = |netns, interface: &str| place(netns, interface, names);
         let what = match event {
             Event::Drop(drop) => {

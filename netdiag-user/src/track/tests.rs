@@ -7,11 +7,11 @@ use crate::probes::{
 };
 use crate::track::{End, Finished, Limits, Tracker, What};
 
-const MS: u64 = 1_000_000;
-const NETNS: u32 = 4_026_531_840;
+pub(super) const MS: u64 = 1_000_000;
+pub(super) const NETNS: u32 = 4_026_531_840;
 const OTHER_NETNS: u32 = 4_026_532_000;
 
-fn tuple() -> Tuple {
+pub(super) fn tuple() -> Tuple {
     Tuple {
         protocol: protocol::TCP,
         source: "10.0.0.1:40000".parse().unwrap(),
@@ -24,7 +24,7 @@ fn owner(pid: u32) -> Option<Owner> {
 }
 
 /// Opened at 1 s, gave up at 2 s.
-fn gave_up() -> ConnectionEnd {
+pub(super) fn gave_up() -> ConnectionEnd {
     ConnectionEnd {
         time_ns: 2_000 * MS,
         start_ns: 1_000 * MS,
@@ -50,7 +50,7 @@ fn gave_up() -> ConnectionEnd {
     }
 }
 
-fn syn_dropped(at_ms: u64, sock: u64, netns: u32) -> Event {
+pub(super) fn syn_dropped(at_ms: u64, sock: u64, netns: u32) -> Event {
     let packet = Packet {
         tuple: tuple(),
         flags: 2,
@@ -92,7 +92,7 @@ fn failed_connect(pid: u32, at_ms: u64) -> Event {
     })
 }
 
-fn tracker(events: impl IntoIterator<Item = Event>) -> Tracker {
+pub(super) fn tracker(events: impl IntoIterator<Item = Event>) -> Tracker {
     let mut tracker = Tracker::new(Limits::default(), Reasons::default());
     for event in events {
         tracker.add(event);
@@ -100,11 +100,11 @@ fn tracker(events: impl IntoIterator<Item = Event>) -> Tracker {
     tracker
 }
 
-fn finish(events: impl IntoIterator<Item = Event>) -> Vec<Finished> {
+pub(super) fn finish(events: impl IntoIterator<Item = Event>) -> Vec<Finished> {
     tracker(events).flush()
 }
 
-fn end(end: ConnectionEnd) -> Event {
+pub(super) fn end(end: ConnectionEnd) -> Event {
     Event::Connection(Box::new(end))
 }
 
@@ -128,7 +128,7 @@ fn an_icmp_error_that_two_probes_saw_is_one() {
         let error = Tuple { protocol: protocol::ICMP, source: router, destination: router };
         let Event::Drop(drop) = syn_dropped(at_ms, 0, netns) else { panic!("no drop") };
         let packet = Packet { tuple: error, flags: 3, code, ..drop.packet };
-        Event::Wire(Wire { time_ns: at_ms * MS, packet, quoted: Some(tuple()) })
+        Event::Wire(Wire { time_ns: at_ms * MS, packet, quoted: Some(tuple()), asked: None })
     };
     let received = |events: Vec<Event>| finish(events)[0].timeline.len();
     assert_eq!(received(vec![icmp(1_100, 0, 1), icmp(1_101, NETNS, 1), end(gave_up())]), 1);

@@ -9,11 +9,12 @@ use super::index::{Key, Keys};
 use super::taken::errno_of;
 use super::teller::Teller;
 use super::timeline::{Moment, What};
+use super::translated::Seen;
 use super::waiting::{Grace, Pending, Waiting};
 use super::window::Window;
 use crate::enrich::netns::Names;
 use crate::kernel::reasons::Reasons;
-use crate::probes::{CallFailed, ConnectionEnd, Event, SocketError};
+use crate::probes::{CallFailed, ConnectionEnd, Event, SocketError, Tuple};
 
 /// Bounds of the window.
 #[derive(Debug, Clone, Copy)]
@@ -108,11 +109,16 @@ impl Tracker {
         Due { now_ns, excess, names: Names::default(), numbers: Vec::new() }
     }
 
-    /// The next of these with all that belongs to it.
-    pub fn finish(&mut self, due: &mut Due) -> Option<Finished> {
+    /// The next of these with all that belongs to it. `translated` is asked what NAT made of a connection with this
+    /// socket, where no packet tells.
+    pub fn finish(
+        &mut self,
+        due: &mut Due,
+        translated: &mut dyn FnMut(&Self, &Connection, u64) -> Option<Tuple>,
+    ) -> Option<Finished> {
         let pending = self.waiting.take(due.now_ns, due.excess > 0)?;
         due.excess = due.excess.saturating_sub(1);
-        Some(self.finished(pending, due))
+        Some(self.finished(pending, due, translated))
     }
 
     /// Name of the kernel's function at an address, without the compiler's suffixes.
@@ -128,7 +134,7 @@ impl Tracker {
     /// Connections whose grace is over.
     pub fn due(&mut self, now_ns: u64) -> Vec<Finished> {
         let mut due = self.take_due(now_ns);
-        std::iter::from_fn(|| self.finish(&mut due)).collect()
+        std::iter::from_fn(|| self.finish(&mut due, &mut |_, _, _| None)).collect()
     }
 
     /// All that still waits, with the evidence there is.
@@ -183,10 +189,21 @@ impl Tracker {
         self.waiting.push(pending, grace);
     }
 
-    fn finished(&self, pending: Pending, due: &mut Due) -> Finished {
-        let Pending { mut connection, flow, sock, steps, call, error_taken, .. } = pending;
-        let belongs = Belongs::new(&connection, sock);
+    fn finished(
+        &self,
+        pending: Pending,
+        due: &mut Due,
+        translated: &mut dyn FnMut(&Self, &Connection, u64) -> Option<Tuple>,
+    ) -> Finished {
+        let Pending { mut connection, mut flow, sock, steps, call, error_taken, .. } = pending;
         let Due { names, numbers, .. } = due;
+        let seen = Seen { window: &self.window, ended: &self.ended };
+        let wire = seen.translated(&connection, sock, flow, numbers);
+        if let Some(wire) = wire.or_else(|| translated(self, &connection, sock)) {
+            Rc::make_mut(&mut connection).translate(&wire);
+            flow = flow_key(&connection, &self.window.keys);
+        }
+        let belongs = Belongs::new(&connection, sock);
         let (events, left_out) = belongs.select(flow, &self.window, &self.teller.reasons, numbers);
         let mut timeline =
             Vec::with_capacity(steps.len() + usize::from(call.is_some()) + events.size_hint().1.unwrap_or(0));

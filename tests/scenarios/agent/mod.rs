@@ -1,10 +1,14 @@
 //! `netdiag agent` finds what is injected, keeps it, counts it, and says so when it cannot.
 
+mod asked;
+mod clock;
 mod config;
 mod counts;
 mod disk;
+mod doctor;
 mod latency;
 mod life;
+mod owners;
 mod store;
 
 use std::time::Duration;
@@ -16,6 +20,8 @@ use netdiag_tests::scenario::{Need, Scenario};
 
 const SOON: Duration = Duration::from_secs(15);
 const BPFTOOL: &[Need] = &[Need::Tool("bpftool")];
+/// The sample of what changes the whole machine, and puts it right again: in virtual machines only.
+const OWN_MACHINE: &str = "own-machine";
 const FAILURES: &str = "netdiag_connection_failures_total";
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -47,15 +53,35 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::healthy("agent_configuration_errors", config::errors),
     Scenario::healthy("agent_default_configuration", config::default),
     Scenario::healthy("agent_reload", config::reload),
+    Scenario::healthy("agent_doctor_of_its_home", doctor::of_its_home),
+    Scenario::healthy("agent_doctor_of_a_wrong_configuration", doctor::of_a_wrong_configuration),
+    Scenario::healthy("agent_doctor_of_a_store_of_another_user", doctor::of_a_store_of_another_user),
+    Scenario::healthy("agent_doctor_of_missing_capabilities", doctor::of_missing_capabilities)
+        .needs(&[Need::Tool("setpriv")])
+        .limit(Duration::from_secs(90)),
     Scenario::healthy("agent_second_is_told", life::second_is_told),
     Scenario::healthy("agent_needs_no_more_than_its_unit_gives", life::needs_no_more_than_its_unit_gives)
         .needs(&[Need::Tool("setpriv")]),
     Scenario::healthy("agent_gives_up_rights", life::gives_up_rights),
+    Scenario::healthy("agent_stopped_for_a_while", clock::stopped_for_a_while)
+        .limit(Duration::from_secs(120)),
+    Scenario::healthy("agent_clock_is_set", clock::set).only_in(OWN_MACHINE).alone(),
+    Scenario::healthy("agent_clock_is_set_while_watching", clock::set_while_watching)
+        .only_in(OWN_MACHINE)
+        .alone(),
     Scenario::healthy("agent_prometheus_scrapes", counts::prometheus_scrapes)
         .needs(&[Need::Tool("prometheus"), Need::Tool("curl")]),
     Scenario::healthy("agent_keeps_within_its_budget", life::keeps_within_its_budget)
         .needs(&[Need::Nftables])
         .limit(Duration::from_secs(120)),
+    Scenario::healthy("agent_asked_for_drops", asked::for_drops).needs(&[Need::Nftables]),
+    Scenario::healthy("agent_asked_by_its_group", asked::by_its_group)
+        .needs(&[Need::Tool("setpriv"), Need::Nftables]),
+    Scenario::healthy("agent_asked_in_vain", asked::in_vain),
+    Scenario::healthy("agent_knows_who_closed", owners::of_time_wait).needs(&[Need::Tool("ss")]),
+    Scenario::healthy("agent_knows_who_left_it_to_the_peer", owners::of_what_waits_for_the_peer)
+        .needs(&[Need::Tool("ss")]),
+    Scenario::healthy("agent_knows_who_held_a_port", owners::of_a_port),
     Scenario::healthy("agent_tells_systemd", life::tells_systemd),
     Scenario::healthy("agent_namespaces_come_and_go", life::namespaces_come_and_go).alone(),
 ];

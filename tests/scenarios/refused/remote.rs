@@ -27,37 +27,19 @@ pub fn by_icmp(family: Family, from: Sender, port: u16) -> Result<()> {
     Ok(())
 }
 
-/// A datagram is sent and refused. The receiver may take the error from the socket before the kernel's tracepoint reads
-/// it: then there is no errno to explain, and it is tried again.
+/// A datagram is sent and refused.
 fn send(net: &Topology, address: std::net::SocketAddr) -> Result<Report> {
-    let client = clients::steps(&format!("udp connect={address} timeout=2000 send=9 recv=9"))?;
-    let mut report = net.netdiag_run(&client)?;
-    for _ in 0..4 {
-        if !report.codes().is_empty() {
-            break;
-        }
-        report = net.netdiag_run(&client)?;
-    }
-    Ok(report)
+    net.netdiag_run(&clients::steps(&format!("udp connect={address} timeout=2000 send=9 recv=9"))?)
 }
 
-/// Who sent an ICMP error about a datagram is known where the kernel's functions can be hooked.
+/// Who sent an ICMP error about a datagram is seen on the wire.
 pub fn datagram(family: Family, port: u16) -> Result<()> {
     let net = Topology::new()?;
     let refuses = Behaviour::Icmp { kind: IcmpKind::PortUnreachable, from: Sender::Router };
     let _remote = Remote::start(&net.router, &[(port, refuses)])?;
     let report = send(&net, family.remote(port))?;
-    let [code] = report.codes()[..] else { anyhow::bail!("expected one diagnosis\n{}", report.dump()) };
-    let found = report.exits(1)?.the_only(code)?.has("/connection/protocol", "udp")?;
-    let sent_by = found
-        .at("/evidence")
-        .as_array()
-        .is_some_and(|all| all.iter().any(|one| one["event"] == "icmp-received"));
-    if sent_by {
-        report.the_only(REMOTE_REJECT)?.has("/confidence", "likely")?;
-    } else {
-        report.the_only(PEER)?.has("/confidence", "possible")?;
-    }
+    let found = report.exits(1)?.the_only(REMOTE_REJECT)?.has("/confidence", "likely")?;
+    found.has("/connection/protocol", "udp")?.errno(Some("ECONNREFUSED"))?;
     Ok(())
 }
 

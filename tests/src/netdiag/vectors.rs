@@ -42,7 +42,9 @@ pub(super) fn record(directory: &Path, evidence: &Path, report: &Report) -> Resu
 /// The diagnosis that was reported for a connection.
 fn code_of<'a>(connection: &Value, report: &'a Report) -> Option<&'a str> {
     let end = |value: &Value| value.as_str().and_then(|text| text.parse::<SocketAddr>().ok());
-    let (local, peer) = (end(&connection["local"])?, end(&connection["peer"])?);
+    // As the application saw them, which the report tells.
+    let ends = connection.get("before_nat").unwrap_or(connection);
+    let (local, peer) = (end(&ends["local"])?, end(&ends["peer"])?);
     let is =
         |part: &Value, end: SocketAddr| part["address"] == end.ip().to_string() && part["port"] == end.port();
     let reported = report.diagnoses.iter().find(|diagnosis| {

@@ -113,6 +113,7 @@ impl Plan {
                     plan.sections.push(section(kind, "hooks", kind)?);
                 }
             }
+            plan.sections.push(section("own-machine", "own-machine", "")?);
             // Last: nothing else can run there afterwards.
             plan.sections.push(section("locked-down", "locked-down", "")?);
             plan.too_old.push(section("too-old", "too-old", "")?);

@@ -12,11 +12,13 @@ use core::ffi::c_void;
 
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
-use netdiag_ebpf::records::direction;
+use netdiag_ebpf::records::{Tuple, direction};
 
-use super::{is_noted, send_wire};
-use crate::kernel::skb;
-use crate::maps::{Scratch, WATCHED_NETNS, is_any_interest, is_interesting, packet_scratch};
+use super::{is_noted, is_same_flow, opens, send_wire};
+use crate::kernel::{skb, sock};
+use crate::maps::{
+    Scratch, WATCHED_NETNS, follow_translated, is_any_interest, is_interesting, packet_scratch,
+};
 
 const IPPROTO_TCP: u16 = 6;
 /// include/net/net_namespace.h: the loopback interface has this index in every namespace.
@@ -40,6 +42,15 @@ pub fn net_dev_queue(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// The ends of the socket that sent a packet. Whether they are of its family, and others than the packet's.
+#[inline(always)]
+fn read_socket(packet_skb: *const c_void, packet: &Tuple, tuple: &mut Tuple) -> bool {
+    // SAFETY: the tp_btf argument, which is never null in these tracepoints.
+    let Some(sk) = (unsafe { skb::socket(packet_skb) }) else { return false };
+    *tuple = sock::tuple(sk, IPPROTO_TCP);
+    tuple.family == packet.family && !is_same_flow(packet, tuple)
+}
+
 #[inline(always)]
 fn note(packet_skb: *const c_void, ip: *const c_void, way: Scratch) -> Option<()> {
     let [packet, quoted] = packet_scratch(way)?;
@@ -54,7 +65,14 @@ fn note(packet_skb: *const c_void, ip: *const c_void, way: Scratch) -> Option<()
             let q = &quoted.tuple;
             parsed && is_interesting(q.family, &q.daddr, q.dport, q.sport)
         }
-        Scratch::DeviceEgress => is_interesting(t.family, &t.daddr, t.dport, t.sport),
+        Scratch::DeviceEgress => {
+            let asked = &mut quoted.tuple;
+            let changed = opens(packet) && read_socket(packet_skb, t, asked) && follow_translated(asked, t);
+            if !changed {
+                asked.family = 0;
+            }
+            changed || is_interesting(t.family, &t.daddr, t.dport, t.sport)
+        }
         _ => is_interesting(t.family, &t.saddr, t.sport, t.dport),
     };
     if !wanted {

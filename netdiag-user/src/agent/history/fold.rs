@@ -67,18 +67,27 @@ impl Group {
 }
 
 /// Takes the rows one by one; [`Folded::groups`] gives the problems.
-#[derive(Debug, Default)]
-pub struct Folded(HashMap<Key, Group>);
+#[derive(Debug)]
+pub struct Folded {
+    groups: HashMap<Key, Group>,
+    most: usize,
+    left_out: u64,
+}
 
-/// Nothing yet.
-pub fn fold() -> Folded {
-    Folded::default()
+/// Nothing yet, and later at most so many problems.
+pub fn fold(most: usize) -> Folded {
+    Folded { groups: HashMap::new(), most, left_out: 0 }
 }
 
 impl Folded {
     pub fn add(&mut self, row: &Row) {
+        let key = Key::of(row);
+        if self.groups.len() >= self.most && !self.groups.contains_key(&key) {
+            self.left_out += row.count;
+            return;
+        }
         let new = || Group { row: row.clone(), count: 0, first: row.first, last: row.last, several: false };
-        let group = self.0.entry(Key::of(row)).or_insert_with(new);
+        let group = self.groups.entry(key).or_insert_with(new);
         group.count += row.count;
         group.first = group.first.min(row.first);
         group.several |= group.row.pid != row.pid;
@@ -88,9 +97,14 @@ impl Folded {
         }
     }
 
+    /// Failures of problems beyond the most.
+    pub fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
     /// The most frequent first.
     pub fn groups(self) -> Vec<Group> {
-        let mut groups: Vec<Group> = self.0.into_values().collect();
+        let mut groups: Vec<Group> = self.groups.into_values().collect();
         groups
             .sort_by(|a, b| b.count.cmp(&a.count).then(a.first.cmp(&b.first)).then(a.row.id.cmp(&b.row.id)));
         groups

@@ -7,12 +7,14 @@ mod query;
 mod redact;
 mod schema;
 mod store;
+mod tell;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 pub use fold::{Folded, Group, fold};
 pub use query::{Past, Query, Row, past};
-pub use redact::without_arguments;
+pub use redact::{redact, without_arguments};
 pub use store::Settings;
+pub use tell::{Told, tell};
 pub use writer::{Counts, Writer};

@@ -15,6 +15,7 @@ use crate::output::Report;
 pub struct Query {
     pub dir: PathBuf,
     pub since: Timestamp,
+    /// `Timestamp::MAX` for no end: a clock that was set back leaves diagnoses of times that are still to come.
     pub until: Timestamp,
     /// `timeout.*`
     pub code: Option<String>,
@@ -126,8 +127,9 @@ impl Past {
         };
         let (mut gaps, mut covered) = (Vec::new(), since);
         for (start, end) in &self.runs {
-            if long(covered, *start) {
-                gaps.push((covered, *start));
+            let start = until.min(*start);
+            if long(covered, start) {
+                gaps.push((covered, start));
             }
             covered = covered.max(*end);
         }

@@ -15,8 +15,8 @@ pub fn without_arguments(report: &mut Report) {
     }
 }
 
-/// Arguments were joined by spaces: a program whose path has one is cut, too.
-fn redact(line: &mut Option<String>) {
+/// Leaves the program's name. Arguments were joined by spaces: a program whose path has one is cut, too.
+pub fn redact(line: &mut Option<String>) {
     if let Some(line) = line
         && let Some(end) = line.find(char::is_whitespace)
     {

@@ -2,9 +2,9 @@
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, ErrorCode, params};
 
 use super::files::{self, StoreFile};
@@ -13,6 +13,11 @@ use crate::output::{ConnectionPart, Report};
 
 /// A day's file may be so much of the whole before another is begun.
 const PARTS: u64 = 8;
+/// The wall clock is looked at once a second: when it is so far from where it should be, it was set, or the machine was
+/// suspended.
+const STEP: SignedDuration = SignedDuration::from_secs(5);
+/// A clock that was set forward is not believed at once where that would delete something: it may be set back again.
+const DOUBT: Duration = Duration::from_hours(1);
 
 /// How to store; all but the directory can change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +51,23 @@ struct Current {
     connection: Connection,
     /// Row of this run of the agent.
     run: i64,
+    /// What could not be stored before this run began.
+    not_stored: u64,
+}
+
+/// Both clocks at one moment.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    wall: Timestamp,
+    steady: Instant,
+}
+
+impl Seen {
+    /// Where the wall clock should be then.
+    fn expected(&self, steady: Instant) -> Timestamp {
+        let passed = steady.saturating_duration_since(self.steady);
+        self.wall.checked_add(passed).unwrap_or(Timestamp::MAX)
+    }
 }
 
 /// A store that is open for writing.
@@ -54,11 +76,51 @@ pub(super) struct Store {
     pub(super) settings: Settings,
     current: Option<Current>,
     pub(super) told: Told,
+    /// What could not be stored in all, as last told.
+    not_stored: u64,
+    seen: Option<Seen>,
+    /// The clock before it went forward, and when it did, as long as that is doubted.
+    doubted: Option<(Seen, Instant)>,
+    /// The clock was set or stood still: what comes is another run.
+    stepped: bool,
 }
 
 impl Store {
     pub(super) fn new(settings: Settings) -> Self {
-        Self { settings, current: None, told: Told::default() }
+        Self {
+            settings,
+            current: None,
+            told: Told::default(),
+            not_stored: 0,
+            seen: None,
+            doubted: None,
+            stepped: false,
+        }
+    }
+
+    /// Takes a look at both clocks; to be called once a second or so.
+    pub(super) fn look_at_clocks(&mut self, wall: Timestamp, steady: Instant) {
+        let now = Seen { wall, steady };
+        if let Some(before) = self.seen.replace(now) {
+            let step = wall.duration_since(before.expected(steady));
+            self.stepped |= step.abs() > STEP;
+            if step > STEP {
+                let before = self.doubted.map_or(before, |(before, _)| before);
+                self.doubted = Some((before, steady));
+            }
+        }
+        self.doubted = self.doubted.filter(|(before, since)| {
+            let is_ahead = wall.duration_since(before.expected(steady)) > STEP;
+            is_ahead && steady.saturating_duration_since(*since) < DOUBT
+        });
+    }
+
+    /// The time by which files are old.
+    fn believed(&self, now: Timestamp) -> Timestamp {
+        match (self.doubted, self.seen) {
+            (Some((before, _)), Some(seen)) => now.min(before.expected(seen.steady)),
+            _ => now,
+        }
     }
 
     /// Stores all of them, or none.
@@ -68,15 +130,21 @@ impl Store {
 
     /// Marks that the agent is alive, and how many diagnoses it could not store in all.
     pub(super) fn alive(&mut self, not_stored: u64, now: Timestamp) -> Result<(), Failure> {
-        self.attempt(now, |current| {
-            let values = params![now.as_microsecond(), not_stored.cast_signed(), current.run];
+        let told = self.attempt(now, |current| {
+            let of_this_run = not_stored.saturating_sub(current.not_stored);
+            let values = params![now.as_microsecond(), of_this_run.cast_signed(), current.run];
             let sql = "UPDATE run SET until = ?1, not_stored = ?2 WHERE id = ?3";
             current.connection.execute(sql, values).map(drop)
-        })
+        });
+        if told.is_ok() {
+            self.not_stored = not_stored;
+        }
+        told
     }
 
     /// Deletes what is too old or too much. Returns the size of what is left.
     pub(super) fn expire(&mut self, now: Timestamp) -> Result<u64, Failure> {
+        let now = self.believed(now);
         let Settings { dir, keep, max_size, .. } = &self.settings;
         let current = self.current.as_ref().map(|current| current.file.path.as_path());
         files::expire(dir, *keep, *max_size, current, now).map_err(|error| Failure::Later(error.to_string()))
@@ -109,8 +177,12 @@ impl Store {
     fn open(&mut self, now: Timestamp) -> Result<(), Problem> {
         let date = files::day(now);
         let limit = self.settings.max_size / PARTS;
-        if let Some(current) = &self.current {
+        if let Some(current) = &mut self.current {
             if current.file.date == date && current.file.size() < limit && current.file.path.exists() {
+                if std::mem::take(&mut self.stepped) {
+                    current.run = begin_run(&current.connection, now)?;
+                    current.not_stored = self.not_stored;
+                }
                 return Ok(());
             }
             // The last connection to a file takes what SQLite keeps beside it into it.
@@ -129,7 +201,8 @@ impl Store {
             match schema::open(&file.path) {
                 Ok(Opened::Ready(connection)) => {
                     let run = begin_run(&connection, now)?;
-                    self.current = Some(Current { file, connection, run });
+                    self.stepped = false;
+                    self.current = Some(Current { file, connection, run, not_stored: self.not_stored });
                     return Ok(());
                 }
                 Ok(Opened::Foreign) => part += 1,

@@ -122,7 +122,7 @@ fn problems_are_folded_by_cause_and_pair() {
         .collect();
     reports.push(report(at("2026-11-26T03:30:00Z"), 8, 1));
     store.write(&reports, now()).unwrap();
-    let mut folded = fold();
+    let mut folded = fold(usize::MAX);
     let past = past(&query(dir.path()), |row| folded.add(row)).unwrap();
     let groups = folded.groups();
     assert_eq!(groups.len(), 2);
@@ -279,6 +279,124 @@ fn gaps_are_told_where_no_agent_ran() {
         [(at("2026-11-26T03:20:00Z"), at("2026-11-26T03:40:00Z")), (at("2026-11-26T04:00:00Z"), until)]
     );
     assert_eq!(past.not_stored, 6);
+}
+
+/// A store whose clocks are looked at: the wall clock shows `wall` when the machine was awake for `awake` seconds.
+struct Clocked(Store, Instant);
+
+impl Clocked {
+    fn new(dir: &Path) -> Self {
+        Self(Store::new(settings(dir)), Instant::now())
+    }
+
+    fn look(&mut self, awake: u64, wall: &str) -> Timestamp {
+        self.0.look_at_clocks(at(wall), self.1 + Duration::from_secs(awake));
+        at(wall)
+    }
+
+    fn alive(&mut self, awake: u64, wall: &str) {
+        let now = self.look(awake, wall);
+        self.0.alive(0, now).unwrap();
+    }
+
+    fn failure(&mut self, awake: u64, wall: &str, peer: u8) {
+        let now = self.look(awake, wall);
+        self.0.write(&[report(now, peer, 1)], now).unwrap();
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_back_loses_and_doubles_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Clocked::new(dir.path());
+    store.alive(0, "2026-11-27T00:20:00Z");
+    store.failure(60, "2026-11-27T00:21:00Z", 1);
+    store.alive(60, "2026-11-27T00:21:00Z");
+    // By an hour, to the day before.
+    store.failure(61, "2026-11-26T23:21:01Z", 2);
+    store.failure(62, "2026-11-26T23:21:02Z", 3);
+    store.alive(120, "2026-11-26T23:22:00Z");
+    let (since, now) = (at("2026-11-26T23:00:00Z"), at("2026-11-26T23:22:00Z"));
+    let (rows, past) = read(&Query { since, until: Timestamp::MAX, ..query(dir.path()) });
+    let mut peers: Vec<String> = rows.iter().map(|row| row.peer.ip().to_string()).collect();
+    peers.sort();
+    assert_eq!(peers, ["10.0.3.1", "10.0.3.2", "10.0.3.3"]);
+    assert_eq!(past.gaps(since, now), [(since, at("2026-11-26T23:21:01Z"))]);
+    // Back where it belongs, and over midnight for the second time.
+    store.alive(121, "2026-11-27T00:22:01Z");
+    store.failure(122, "2026-11-27T00:22:02Z", 4);
+    let (rows, past) = read(&Query { since, ..query(dir.path()) });
+    assert_eq!((rows.len(), past.unreadable.len()), (2, 0));
+    let (rows, _) = read(&Query { since, until: Timestamp::MAX, ..query(dir.path()) });
+    assert_eq!(rows.len(), 4);
+}
+
+#[test]
+fn a_clock_that_is_set_back_within_a_day_is_no_time_without_an_agent() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Clocked::new(dir.path());
+    store.alive(0, "2026-11-26T12:00:00Z");
+    store.alive(3_600, "2026-11-26T13:00:00Z");
+    store.alive(3_601, "2026-11-26T11:00:00Z");
+    store.alive(4_201, "2026-11-26T11:10:00Z");
+    let (since, now) = (at("2026-11-26T11:00:00Z"), at("2026-11-26T11:10:00Z"));
+    let (_, past) = read(&Query { since, until: Timestamp::MAX, ..query(dir.path()) });
+    assert_eq!(past.gaps(since, now), []);
+}
+
+#[test]
+fn a_suspended_machine_had_no_agent() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Clocked::new(dir.path());
+    store.alive(0, "2026-11-26T01:00:00Z");
+    store.alive(10, "2026-11-26T01:00:10Z");
+    store.alive(11, "2026-11-26T07:00:00Z");
+    // A disk that hangs for a minute, or a process that is stopped, is not that.
+    store.alive(71, "2026-11-26T07:01:00Z");
+    let (since, until) = (at("2026-11-26T01:00:00Z"), at("2026-11-26T07:01:00Z"));
+    let (_, past) = read(&Query { since, until, ..query(dir.path()) });
+    assert_eq!(past.gaps(since, until), [(at("2026-11-26T01:00:10Z"), at("2026-11-26T07:00:00Z"))]);
+}
+
+#[test]
+fn a_clock_that_is_set_forward_deletes_nothing_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Clocked::new(dir.path());
+    store.failure(0, "2026-11-20T00:00:00Z", 1);
+    store.failure(1, "2026-11-26T04:00:00Z", 2);
+    let mut left = |awake: u64, wall: &str| {
+        let now = store.look(awake, wall);
+        store.0.alive(0, now).unwrap();
+        store.0.expire(now).unwrap();
+        std::fs::read_dir(dir.path())
+            .unwrap()
+            .filter(|entry| {
+                let path = entry.as_ref().unwrap().path();
+                path.extension().is_some_and(|extension| extension == "db")
+            })
+            .count()
+    };
+    assert_eq!(left(2_000, "2026-11-26T04:33:20Z"), 2);
+    // By two months, and back after ten minutes.
+    assert_eq!(left(2_001, "2027-01-26T04:33:21Z"), 3);
+    assert_eq!(left(2_601, "2027-01-26T04:43:21Z"), 3);
+    assert_eq!(left(2_602, "2026-11-26T04:43:22Z"), 3);
+    assert_eq!(left(9_000, "2026-11-26T06:30:00Z"), 3);
+    // For good.
+    assert_eq!(left(9_001, "2027-01-26T06:30:01Z"), 3);
+    assert_eq!(left(12_600, "2027-01-26T07:30:00Z"), 3);
+    assert_eq!(left(12_602, "2027-01-26T07:30:02Z"), 1);
+}
+
+#[test]
+fn what_could_not_be_stored_counts_once_on_two_days() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::new(settings(dir.path()));
+    store.alive(0, at("2026-11-25T23:59:00Z")).unwrap();
+    store.alive(5, at("2026-11-25T23:59:50Z")).unwrap();
+    store.alive(7, at("2026-11-26T00:00:00Z")).unwrap();
+    let (_, past) = read(&query(dir.path()));
+    assert_eq!(past.not_stored, 7);
 }
 
 #[test]

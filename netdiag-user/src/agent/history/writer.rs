@@ -160,6 +160,7 @@ impl Worker {
         let _ended = Ended(Arc::clone(&self.shared));
         loop {
             let open = self.take(receiver);
+            self.store.look_at_clocks(Timestamp::now(), Instant::now());
             if self.failed_at.is_none_or(|at| at.elapsed() >= RETRY) {
                 self.write();
                 self.tidy();

@@ -1,8 +1,10 @@
-//! Options of `agent` and `history`.
+//! Options of `agent` and `history`, and of `doctor`, which looks at the agent.
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+
+use super::AskArgs;
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
@@ -27,6 +29,21 @@ pub struct AgentArgs {
     pub print_config: bool,
 }
 
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Nothing is changed: programs and tc are attached and taken away again, and directories are looked at. What is said of
+the agent holds for one that this user starts.
+
+Examples:
+  netdiag doctor
+  netdiag doctor --verbose                       also where the programs read each field of the kernel
+  netdiag doctor --config ./agent.toml           would an agent with this configuration run?")]
+pub struct DoctorArgs {
+    /// The agent's configuration; without it /etc/netdiag/agent.toml, or the defaults if that is not there
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
 /// What problems are listed under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum By {
@@ -38,7 +55,8 @@ pub enum By {
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Failures of the same cause between the same pair are folded to one problem, the most frequent first. Repeats arrive
-up to ten seconds late. All times are UTC. FILTER is in the words of `netdiag watch`.
+up to ten seconds late. All times are UTC. FILTER is in the words of `netdiag watch`. Whoever may not read the store
+asks the agent, which answers root and the group of its query_group.
 
 A TIME is a duration before now (3h), a time of day (03:00), a date (2026-11-26), both (\"2026-11-26 03:00\"), or
 RFC 3339.
@@ -70,6 +88,8 @@ pub struct HistoryArgs {
     /// The agent's configuration
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub ask: AskArgs,
     /// Which connections; all, if nothing is given
     #[arg(trailing_var_arg = true, value_name = "FILTER")]
     pub filter: Vec<String>,

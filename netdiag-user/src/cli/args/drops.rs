@@ -5,6 +5,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use netdiag::when::parse_duration;
 
+use super::{AskArgs, Cost};
+
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 It counts until Ctrl-C, or for the time of --duration, and then tells: losses first, then what is normal (ordinary
@@ -13,10 +15,13 @@ Not seen: packets that end in hardware or in a driver's XDP program, and connect
 turns away (`netdiag watch` tells those).
 FILTER is as in `netdiag watch`; `source` and `destination` are those of the packet, and `code` is drop.firewall and
 the like.
+--since-agent shows instead what the agent has counted since it began, at once and without counting itself: by flow for
+the last 2,048 flows, the older ones by cause. Source ports are not told apart, and processes are not looked for.
 
 Examples:
   netdiag drops                                  until Ctrl-C
   netdiag drops --duration 10s --by reason
+  netdiag drops --since-agent                    what was dropped while nobody looked
   netdiag drops --follow tcp dst port 443        as they come
   netdiag drops --by flow 'code drop.firewall and not src net 10.0.0.0/8'
   netdiag drops --duration 1m --format json | jq 'select(.kind == \"drop\" and .normal == false)'")]
@@ -27,12 +32,13 @@ pub struct DropsArgs {
     /// Show each group as its first packet is dropped, and every two seconds what came to it
     #[arg(long, short)]
     pub follow: bool,
-    /// Show what netdiag itself cost: runs and time of its programs, memory, CPU time
-    ///
-    /// For that the kernel counts the runs of all BPF programs for as long as netdiag lives, which slows each
-    /// run by some nanoseconds. No setting is changed.
-    #[arg(long)]
-    pub stats: bool,
+    /// Show the drops that the agent has counted since it began
+    #[arg(long, conflicts_with_all = ["duration", "follow", "stats", "no_agent"])]
+    pub since_agent: bool,
+    #[command(flatten)]
+    pub ask: AskArgs,
+    #[command(flatten)]
+    pub cost: Cost,
     /// What drops are put together by, besides their cause
     #[arg(long, value_enum, default_value_t = DropsBy::Rule, value_name = "KEY")]
     pub by: DropsBy,

@@ -5,6 +5,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use netdiag::when::parse_duration;
 
+use super::AskArgs;
+
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Without --state and --listening: all but TIME_WAIT, of which `netdiag timewait` speaks. FILTER is
@@ -24,6 +26,8 @@ pub struct SocketsArgs {
     /// Only those that wait for connections or datagrams of any sender
     #[arg(long, short, conflicts_with = "state")]
     pub listening: bool,
+    #[command(flatten)]
+    pub ask: AskArgs,
     /// Which sockets; all, if nothing is given
     #[arg(trailing_var_arg = true, value_name = "FILTER")]
     pub filter: Vec<String>,
@@ -34,10 +38,10 @@ pub struct SocketsArgs {
 A socket in TIME_WAIT belongs to no process any more. Owners are exact for connections that are
 closed while netdiag watches; the longer it does, up to the minute that TIME_WAIT lasts, the more
 are exact. For older ones a process that has open connections to the same destination is named as
-likely. FILTER is that of `netdiag watch`, without `code`.
+likely. An agent that runs has watched all the time: it is asked, and the answer comes at once. FILTER is that of `netdiag watch`, without `code`.
 
 Examples:
-  netdiag timewait                               watches for five seconds, then tells
+  netdiag timewait                               asks the agent, or watches for five seconds
   netdiag timewait --duration 1m                 all owners are exact
   netdiag timewait --follow dst port 5432        anew every two seconds, until Ctrl-C
   netdiag timewait --by destination
@@ -49,9 +53,12 @@ pub struct TimewaitArgs {
     /// Tell anew every two seconds
     #[arg(long)]
     pub follow: bool,
-    /// How long to watch: 30s, 5m; 0 tells at once. Five seconds, and with --follow no end, if not given
+    /// How long to watch: 30s, 5m; 0 tells at once. If not given five seconds, none with an agent, and with
+    /// --follow no end
     #[arg(long, value_parser = parse_duration, value_name = "TIME")]
     pub duration: Option<Duration>,
+    #[command(flatten)]
+    pub ask: AskArgs,
     /// Which sockets; all, if nothing is given
     #[arg(trailing_var_arg = true, value_name = "FILTER")]
     pub filter: Vec<String>,
@@ -69,7 +76,8 @@ pub enum GroupBy {
 #[command(after_long_help = "\
 All sockets whose own end has that port: those that listen or are bound, with the number of
 connections that came to them, and connections that were made from it. The time is when the process
-was started: the kernel does not keep since when a socket exists.
+was started: the kernel does not keep since when a socket exists. An agent that runs is asked who held
+it before.
 
 Examples:
   netdiag port 443
@@ -77,4 +85,6 @@ Examples:
 pub struct PortArgs {
     /// A port number
     pub port: u16,
+    #[command(flatten)]
+    pub ask: AskArgs,
 }

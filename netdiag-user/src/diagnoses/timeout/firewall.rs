@@ -76,6 +76,9 @@ pub(super) fn firewall_drop(evidence: &Evidence) -> Verdict {
     if accepted_answer(evidence) || full_table(evidence, &drop).is_some() {
         return Verdict::Healthy;
     }
+    if evidence.unroutable_after_nat().is_some() {
+        return Verdict::Healthy;
+    }
     let peer = evidence.connection.peer;
     let there = where_phrase(evidence, drop.place);
     let whole = ended_it(evidence, &drop);

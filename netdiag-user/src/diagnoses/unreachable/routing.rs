@@ -26,7 +26,9 @@ fn missing(evidence: &Evidence, failure: Failure) -> Missing<'_> {
     if evidence.drop_of(&["IP_OUTNOROUTES"], true).is_some_and(|(_, what)| is_own(evidence, what)) {
         return Missing::Dropped;
     }
-    if !failure.is_call(&[libc::ENETUNREACH]) || failure::down_link_of_destination(evidence).is_some() {
+    let after_nat = evidence.unroutable_after_nat() == Some(libc::ENETUNREACH);
+    let failed = failure.is_call(&[libc::ENETUNREACH]) || after_nat;
+    if !failed || failure::down_link_of_destination(evidence).is_some() {
         return Missing::No;
     }
     match &evidence.facts.route {

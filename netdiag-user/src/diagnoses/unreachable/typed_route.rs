@@ -67,7 +67,8 @@ enum Culprit<'a> {
 
 fn check(evidence: &Evidence, kind: &Kind) -> Verdict {
     let Some(failure) = Failure::of(evidence) else { return Verdict::Healthy };
-    if !failure.is_call(&[kind.errno]) {
+    let after_nat = evidence.unroutable_after_nat() == Some(kind.errno);
+    if !failure.is_call(&[kind.errno]) && !after_nat {
         return Verdict::Healthy;
     }
     // Only such a route makes a table lookup end with this error; a rule ends the search before any.
@@ -118,10 +119,15 @@ fn describe(
         Culprit::Unknown => format!("a {name} route or rule covers {peer}"),
     };
     let at = Where::new(WhereSide::Local, Stage::Route).at(&failure::own_place(evidence, None));
+    let outcome = match failure {
+        Failure::Call { .. } => format!("The call failed at once and no packet left. {}", kind.remedy),
+        _ => "That destination comes from NAT in hook output, where the SYN is lost without an error: the application \
+              could only wait."
+            .to_owned(),
+    };
     let finding = Finding::new(confidence, at, failure::headline(evidence, failure), cause).explain(format!(
         "The routing decision of this network namespace for {peer} is \"{name}\": somebody, or a program, forbids that \
-         destination by routing. The call failed at once and no packet left. {}",
-        kind.remedy
+         destination by routing. {outcome}"
     ));
     let finding = match culprit {
         Culprit::Rule(rule) => finding.next("see the rule", format!("{prefix}ip {family} rule show")).next(
@@ -223,7 +229,8 @@ fn blackhole_in_router(evidence: &Evidence) -> Option<Verdict> {
 mod tests {
     use super::super::testing::*;
     use super::*;
-    use crate::diagnoses::testing::{Case, Drop};
+    use crate::diagnoses::testing::{Case, Drop, address};
+    use crate::track::{Ends, Hook};
 
     #[test]
     fn blackhole_is_named() {
@@ -259,6 +266,24 @@ mod tests {
         assert_eq!(finding.place.netns_name.as_deref(), Some("router"));
         assert_eq!(hit(case(), "unreachable.blackhole-route", Confidence::Possible).place.netns, None);
         miss(case().lasted(10), "unreachable.blackhole-route");
+    }
+
+    /// What NAT makes of the destination is not what the application asked for.
+    #[test]
+    fn blackhole_behind_nat() {
+        let drop = Drop::syn("NETFILTER_DROP", "nf_hook_slow").hook(Hook::Output);
+        let case = |nat: bool| {
+            let case = Case::connecting().syn_again(&[1000]).route_failed(libc::EINVAL, false);
+            case.dropped(0, drop.clone()).with(|e| {
+                let asked = Ends { local: e.connection.local, peer: address("10.96.0.10:80") };
+                e.connection.before_nat = nat.then_some(asked);
+            })
+        };
+        let answer = failed(libc::EINVAL, Some(RouteKind::Blackhole));
+        let (code, finding) = case(true).answer(answer.clone()).diagnosed();
+        assert_eq!((code, finding.confidence), ("unreachable.blackhole-route", Confidence::Certain));
+        assert!(finding.explanation.contains("NAT in hook output"), "{}", finding.explanation);
+        assert_eq!(case(false).answer(answer).diagnosed().0, "timeout.firewall-drop");
     }
 
     #[test]

@@ -126,11 +126,11 @@ impl Changes {
         self.watched.push(begun);
     }
 
-    /// Reads what has changed. One system call if nothing has.
-    pub fn poll(&mut self, now_ns: u64) {
-        self.let_go(now_ns);
+    /// Reads what has changed, and gives the namespaces that were let go. One system call if nothing has changed.
+    pub fn poll(&mut self, now_ns: u64) -> Vec<u64> {
+        let gone = self.let_go(now_ns);
         if !self.is_ready() {
-            return;
+            return gone;
         }
         for watched in &mut self.watched {
             let (changes, lost) = watched.take(&mut self.buffer, now_ns);
@@ -142,19 +142,26 @@ impl Changes {
                 self.seen.push_back(Seen { time_ns: now_ns, netns: watched.netns, change });
             }
         }
+        gone
     }
 
     /// A socket keeps its namespace alive, and the interfaces there: one that nobody else has is let go.
-    fn let_go(&mut self, now_ns: u64) {
+    fn let_go(&mut self, now_ns: u64) -> Vec<u64> {
+        let mut gone = Vec::new();
         if now_ns.saturating_sub(self.looked_ns) < LOOK_NS {
-            return;
+            return gone;
         }
         self.looked_ns = now_ns;
         let mut number = 0;
         self.watched.retain_mut(|watched| {
             number += 1;
-            number == 1 || watched.is_used()
+            let keep = number == 1 || watched.is_used();
+            if !keep {
+                gone.push(watched.netns);
+            }
+            keep
         });
+        gone
     }
 
     fn is_ready(&self) -> bool {

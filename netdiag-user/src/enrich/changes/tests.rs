@@ -170,11 +170,13 @@ fn a_namespace_that_nobody_else_has_is_let_go() {
     changes.watch(second.handle().inode(), 1);
     changes.poll(2 * LOOK_NS);
     assert_eq!(changes.watched.len(), 2);
+    let inode = second.handle().inode();
     drop(second);
     wait_for(|| {
         changes.looked_ns = 0;
-        changes.poll(2 * LOOK_NS);
-        (changes.watched.len() == 1).then_some(())
+        let gone = changes.poll(2 * LOOK_NS);
+        (gone == [inode]).then_some(())
     });
+    assert_eq!(changes.watched.len(), 1);
     assert_eq!(changes.watched[0].netns, first.handle().inode());
 }

@@ -161,6 +161,12 @@ impl Firewall {
         drop.rule = Some(Box::new(rule));
     }
 
+    /// Reads the counters by which the rules of iptables-legacy are told apart in this network namespace (inode
+    /// number), before anything is dropped. `now_ns`: `CLOCK_MONOTONIC`.
+    pub fn read_counters(&mut self, inode: u64, now_ns: u64) {
+        self.fallback.read_counters(inode, now_ns);
+    }
+
     /// The words of the rule that has this name in this network namespace now.
     pub fn words(&mut self, netns: u32, name: &RuleName) -> Option<String> {
         self.rulesets.words(netns.into(), name)

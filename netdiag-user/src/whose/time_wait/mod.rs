@@ -3,6 +3,7 @@
 //! The kernel's list of them comes from sock_diag, in every network namespace; who closed each, from probe
 //! `time_wait`, for those that were closed since it was attached. For older ones there is a likely owner at best.
 
+mod closed;
 mod count;
 mod group;
 mod key;
@@ -19,11 +20,12 @@ use std::time::Duration;
 use netdiag_ebpf::records::{TimeWaitKey, TimeWaitOwner};
 
 use super::{Held, Listeners, Side};
-use crate::enrich::listeners::everywhere;
-use crate::enrich::sockets::{self, State, states};
+use crate::enrich::listeners::{Search, everywhere};
+use crate::enrich::sockets::{self, SocketInfo, State, states};
 use crate::enrich::time_wait::{self, TimeWait};
 use crate::kernel::clock::now_ns;
 
+pub use closed::WhoClosed;
 pub use count::Counted;
 pub use group::{By, Key, Row, group};
 pub use likely::Candidates;
@@ -36,6 +38,9 @@ pub use verdict::{Level, Verdict, verdict};
 pub const LENGTH: Duration = Duration::from_secs(60);
 /// Over which time the rate of new ones is taken. The kernel's timers tell the age of each.
 pub const RATE_OVER: Duration = Duration::from_secs(10);
+
+/// The kernel ends them a moment after their time, and what is told was looked up a moment ago.
+const ENDS_WITHIN: Duration = Duration::from_millis(100);
 
 /// Whose a socket was.
 #[derive(Debug, Clone)]
@@ -83,6 +88,36 @@ pub struct Look {
     pub rooms: HashMap<u64, Room>,
 }
 
+/// TCP sockets of all namespaces, each with the time at which it was listed.
+#[derive(Debug)]
+pub struct Found {
+    began_ns: u64,
+    search: Search<(u64, Option<String>, (u64, SocketInfo))>,
+}
+
+impl Found {
+    /// Those that are there.
+    pub fn now() -> Self {
+        let began_ns = now_ns();
+        let search = everywhere(|netns| {
+            let sockets = sockets::tcp(Some(netns), states::ALL, None)?;
+            let now_ns = now_ns();
+            Ok(sockets.into_iter().map(move |socket| (now_ns, socket)))
+        });
+        Self { began_ns, search }
+    }
+
+    /// Leaves out what was in TIME_WAIT then and, by its timer, is not any more.
+    pub fn outlive(&mut self) {
+        let now_ns = now_ns();
+        self.search.found.retain(|(_, _, (listed_ns, socket))| {
+            let left = Duration::from_millis(socket.timer_ms.into());
+            let passed = Duration::from_nanos(now_ns.saturating_sub(*listed_ns));
+            socket.state != State::TimeWait || left > passed + ENDS_WITHIN
+        });
+    }
+}
+
 impl Tracker {
     /// Notes who closed what is in TIME_WAIT now; `take` is the kernel side's word. To be called before that forgets.
     pub fn poll(&mut self, mut take: impl FnMut(&TimeWaitKey) -> Option<TimeWaitOwner>) {
@@ -97,13 +132,18 @@ impl Tracker {
     }
 
     /// The same, with all that can be told now.
-    pub fn look(&mut self, mut take: impl FnMut(&TimeWaitKey) -> Option<TimeWaitOwner>) -> Look {
-        self.begin(now_ns());
-        let search = everywhere(|netns| {
-            let sockets = sockets::tcp(Some(netns), states::ALL, None)?;
-            let now_ns = now_ns();
-            Ok(sockets.into_iter().map(move |socket| (now_ns, socket)))
-        });
+    pub fn look(&mut self, take: impl FnMut(&TimeWaitKey) -> Option<TimeWaitOwner>) -> Look {
+        self.look_at(Found::now(), take)
+    }
+
+    /// The same, of sockets that were found before.
+    pub fn look_at(
+        &mut self,
+        found: Found,
+        mut take: impl FnMut(&TimeWaitKey) -> Option<TimeWaitOwner>,
+    ) -> Look {
+        self.begin(found.began_ns);
+        let search = found.search;
         let listeners = Listeners::of(search.found.iter().map(|(netns, _, (_, socket))| (*netns, socket)));
         let mut names: HashMap<u64, Option<Rc<str>>> = HashMap::new();
         let (mut waiting, mut open) = (Vec::new(), Vec::new());

@@ -1,8 +1,10 @@
 //! Who closed what, to be handed on: from the agent, which saw it, to those who ask it.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use netdiag_ebpf::records::{TimeWaitKey, TimeWaitOwner};
 use serde::{Deserialize, Serialize};
 
 use super::key;
@@ -17,6 +19,9 @@ pub struct Owners {
     pub since_ns: u64,
     pub closers: Vec<Closer>,
     pub sockets: Vec<Owned>,
+    /// The same of sockets that no process holds and that are not in TIME_WAIT yet.
+    #[serde(default)]
+    pub on_the_way: Vec<Owned>,
 }
 
 /// A socket in TIME_WAIT whose owner is known.
@@ -34,20 +39,38 @@ pub struct Owned {
 }
 
 impl Tracker {
-    /// What it knows of the sockets that were there when it last looked.
-    pub fn owners(&self) -> Owners {
-        let mut owners = Owners { since_ns: self.since_ns(), ..Owners::default() };
-        let mut places: std::collections::HashMap<*const Closer, usize> = std::collections::HashMap::new();
-        for (key, known) in self.known() {
-            let Some(closer) = &known.closer else { continue };
-            let place = *places.entry(Rc::as_ptr(closer)).or_insert_with(|| {
-                owners.closers.push(Closer::clone(closer));
-                owners.closers.len() - 1
-            });
+    /// What it knows of the sockets that were there when it last looked, and of those that come next; see
+    /// [`Tracker::on_the_way`].
+    pub fn owners(&mut self, peek: impl FnMut(&TimeWaitKey) -> Option<TimeWaitOwner>) -> Owners {
+        let mut closers = Numbered::default();
+        let on_the_way = self.on_the_way(peek).into_iter().map(|(netns, socket, closer)| {
+            let TimeWait { family, local, peer, cookie, .. } = TimeWait::from(&socket);
+            Owned { netns, family, local, peer, cookie, closer: closers.number(&closer) }
+        });
+        let on_the_way = on_the_way.collect();
+        let sockets = self.known().iter().filter_map(|(key, known)| {
+            let closer = closers.number(known.closer.as_ref()?);
             let (netns, TimeWait { family, local, peer, cookie, .. }) = key::socket(key, known.cookie);
-            owners.sockets.push(Owned { netns, family, local, peer, cookie, closer: place });
-        }
-        owners
+            Some(Owned { netns, family, local, peer, cookie, closer })
+        });
+        let sockets = sockets.collect();
+        Owners { since_ns: self.since_ns(), sockets, on_the_way, closers: closers.all }
+    }
+}
+
+/// Each closer once.
+#[derive(Debug, Default)]
+struct Numbered {
+    all: Vec<Closer>,
+    numbers: HashMap<*const Closer, usize>,
+}
+
+impl Numbered {
+    fn number(&mut self, closer: &Rc<Closer>) -> usize {
+        *self.numbers.entry(Rc::as_ptr(closer)).or_insert_with(|| {
+            self.all.push(Closer::clone(closer));
+            self.all.len() - 1
+        })
     }
 }
 

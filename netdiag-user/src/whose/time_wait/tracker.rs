@@ -185,7 +185,7 @@ impl Tracker {
         self.closers.retain(|_, closer| Rc::strong_count(closer) > 1);
     }
 
-    fn closer(&mut self, closed: &Closed, now_ns: u64) -> Rc<Closer> {
+    pub(super) fn closer(&mut self, closed: &Closed, now_ns: u64) -> Rc<Closer> {
         let owner = &closed.owner;
         let who = (owner.pid, owner.comm.clone());
         if let Some(known) = self.closers.get(&who) {
@@ -334,7 +334,7 @@ mod tests {
         }
         tracker.see(1, &socket(4, 4, 0), 100 * SECOND, &mut |_| None);
         tracker.end();
-        let owners = tracker.owners();
+        let owners = tracker.owners(|_| None);
         assert_eq!((owners.closers.len(), owners.sockets.len(), owners.since_ns), (2, 3, 100));
         let text = serde_json::to_string(&owners).unwrap();
         let mut other = Tracker::from(serde_json::from_str::<Owners>(&text).unwrap());

@@ -11,7 +11,7 @@ mod walk;
 pub(super) mod xtables;
 
 pub(super) use subject::Subject;
-pub(super) use walk::{Base, Chain, Chains, Found, Outcome, Rule, Verdict};
+pub(super) use walk::{Base, Body, Chain, Chains, Found, Named, Outcome, Rule, Table, Verdict};
 
 /// Whether something holds for the packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,105 +1,120 @@
-//! The output of `nft -j -a list ruleset` (libnftables-json(5)), for one packet.
+//! The output of `nft -j -a list ruleset` (libnftables-json(5)).
 
 mod values;
 
-use std::collections::HashMap;
-
 use serde_json::Value;
 
-use self::values::{Sets, compare, fits_key, key};
-use super::{Base, Chain, Chains, Fits, Outcome, Rule, Subject, Verdict};
+use self::values::{compare, fits_key, key};
+use super::{Base, Body, Chain, Chains, Fits, Named, Outcome, Rule, Subject, Table, Verdict};
 
 /// Statements that let the packet go on, whatever they do.
 const HARMLESS: [&str; 4] = ["log", "mangle", "notrack", "ct helper"];
 
-/// Reads it, without the chains of other families.
-pub(in super::super) fn chains(listing: &Value, subject: &Subject<'_>) -> Chains {
-    let objects = listing["nftables"].as_array().map_or(&[][..], Vec::as_slice);
-    let of_kind = |kind: &'static str| objects.iter().filter_map(move |object| object.get(kind));
-    let mut tables: Vec<(&str, &str, HashMap<String, Chain>)> = Vec::new();
-    let mut handles = HashMap::new();
-    for table in of_kind("table") {
-        let (Some(family), Some(name)) = (table["family"].as_str(), table["name"].as_str()) else { continue };
-        if meets(family, subject) {
-            tables.push((family, name, HashMap::new()));
-            handles.insert((family, name), table["handle"].as_u64().unwrap_or(0));
+/// Reads it.
+pub(in super::super) fn parse(mut listing: Value) -> Chains {
+    let Some(Value::Array(objects)) = listing.get_mut("nftables").map(Value::take) else {
+        return Chains::default();
+    };
+    let mut chains = Chains::default();
+    // What is declared stands before what refers to it.
+    for mut object in objects {
+        let Some((kind, content)) = object.as_object_mut().and_then(|object| object.iter_mut().next()) else {
+            continue;
+        };
+        let (kind, content) = (kind.as_str(), content.take());
+        if kind == "table" {
+            chains.tables.extend(table(&content));
+            continue;
+        }
+        let (Some(family), Some(name)) = (content["family"].as_str(), content["table"].as_str()) else {
+            continue;
+        };
+        let of = |table: &&mut Table| (table.family.as_str(), table.name.as_str()) == (family, name);
+        let Some(table) = chains.tables.iter_mut().find(of) else { continue };
+        match kind {
+            "set" | "map" => {
+                if let Some(name) = content["name"].as_str() {
+                    table.sets.insert(name.to_owned(), content);
+                }
+            }
+            "chain" => {
+                if let Some(chain) = chain(&content, table) {
+                    table.chains.insert(chain.name.clone(), chain);
+                }
+            }
+            "rule" => {
+                let chain = content["chain"].as_str().and_then(|name| table.chains.get_mut(name));
+                if let Some(chain) = chain {
+                    let number = chain.rules.len() as u64 + 1;
+                    chain.rules.push(rule(content, number));
+                }
+            }
+            _ => {}
         }
     }
-    let sets: Sets<'_> = of_kind("set").chain(of_kind("map")).filter_map(named_set).collect();
-    for chain in of_kind("chain") {
-        let Some(place) = place(chain, &mut tables) else { continue };
-        let Some(name) = chain["name"].as_str() else { continue };
-        let table_handle = handles.get(&(place.0, place.1)).copied().unwrap_or(0);
-        let base = chain["hook"].as_str().map(|hook| Base {
-            at_hook: hook == subject.hook.as_str(),
-            priority: chain["prio"].as_i64().unwrap_or(0),
-            drops: chain["policy"] == "drop",
-            packets: None,
-        });
-        let (family, table) = (place.0.to_owned(), place.1.to_owned());
-        let chain = Chain { family, table, table_handle, name: name.to_owned(), base, rules: Vec::new() };
-        place.2.insert(name.to_owned(), chain);
-    }
-    for object in of_kind("rule") {
-        let Some((family, table, chains)) = place(object, &mut tables) else { continue };
-        let Some(chain) = object["chain"].as_str().and_then(|name| chains.get_mut(name)) else { continue };
-        let of_table = |name: &str| sets.get(&(*family, *table, name)).copied();
-        let mut rule = rule(object, &of_table, subject);
-        rule.number = chain.rules.len() as u64 + 1;
-        chain.rules.push(rule);
-    }
-    Chains { tables: tables.into_iter().map(|(.., chains)| chains).collect() }
+    chains
 }
 
-type Table<'a> = (&'a str, &'a str, HashMap<String, Chain>);
-
-fn place<'t, 'a>(object: &Value, tables: &'t mut [Table<'a>]) -> Option<&'t mut Table<'a>> {
-    let (family, name) = (object["family"].as_str()?, object["table"].as_str()?);
-    tables.iter_mut().find(|table| (table.0, table.1) == (family, name))
+fn table(content: &Value) -> Option<Table> {
+    let (family, name) = (content["family"].as_str()?.to_owned(), content["name"].as_str()?.to_owned());
+    Some(Table { family, name, handle: content["handle"].as_u64().unwrap_or(0), ..Table::default() })
 }
 
-fn named_set(set: &Value) -> Option<((&str, &str, &str), &Value)> {
-    Some(((set["family"].as_str()?, set["table"].as_str()?, set["name"].as_str()?), set))
+fn chain(content: &Value, table: &Table) -> Option<Chain> {
+    let base = content["hook"].as_str().map(|hook| Base {
+        hook: hook.to_owned(),
+        priority: content["prio"].as_i64().unwrap_or(0),
+        drops: content["policy"] == "drop",
+        packets: None,
+    });
+    Some(Chain {
+        family: table.family.clone(),
+        table: table.name.clone(),
+        table_handle: table.handle,
+        name: content["name"].as_str()?.to_owned(),
+        base,
+        rules: Vec::new(),
+    })
 }
 
-/// Whether packets like this meet tables of a family.
-fn meets(family: &str, subject: &Subject<'_>) -> bool {
-    use crate::track::Hook::{Egress, Ingress};
-    let at_device = matches!(subject.hook, Ingress | Egress);
-    match family {
-        "inet" => true,
-        "ip" => !at_device && subject.is_v4(),
-        "ip6" => !at_device && !subject.is_v4(),
-        "netdev" => at_device,
-        _ => false,
-    }
-}
-
-fn rule<'a>(object: &'a Value, sets: &dyn Fn(&str) -> Option<&'a Value>, subject: &Subject<'_>) -> Rule {
-    let mut rule = Rule {
-        handle: object["handle"].as_u64(),
-        comment: object["comment"].as_str().map(str::to_owned),
-        ..Rule::default()
+fn rule(mut content: Value, number: u64) -> Rule {
+    let named = Named {
+        handle: content["handle"].as_u64(),
+        number,
+        text: String::new(),
+        comment: content["comment"].as_str().map(str::to_owned),
     };
+    let statements = match content["expr"].take() {
+        Value::Array(statements) => statements,
+        _ => Vec::new(),
+    };
+    let packets = statements.iter().find_map(|statement| statement["counter"]["packets"].as_u64());
+    Rule { named, body: Body::Statements(statements), packets }
+}
+
+/// What a rule does with a packet.
+pub(super) fn outcomes(statements: &[Value], table: &Table, subject: &Subject<'_>) -> Vec<Outcome> {
+    let sets = |name: &str| table.sets.get(name);
+    let mut outcomes = Vec::new();
     let mut fits = Fits::Yes;
-    for statement in object["expr"].as_array().map_or(&[][..], Vec::as_slice) {
+    for statement in statements {
         let Some((name, content)) = statement.as_object().and_then(|object| object.iter().next()) else {
             fits = fits.and(Fits::Maybe);
             continue;
         };
         if let Some(verdict) = verdict(name, content) {
-            rule.outcomes.push(Outcome { fits, verdict });
+            outcomes.push(Outcome { fits, verdict });
             continue;
         }
         match name.as_str() {
-            "match" => fits = fits.and(compare(content, sets, subject)),
-            "vmap" => rule.outcomes.extend(verdict_map(content, fits, sets, subject)),
-            "counter" => rule.packets = rule.packets.or(content["packets"].as_u64()),
+            "match" => fits = fits.and(compare(content, &sets, subject)),
+            "vmap" => outcomes.extend(verdict_map(content, fits, &sets, subject)),
+            "counter" => {}
             name if HARMLESS.contains(&name) => {}
             _ => fits = fits.and(Fits::Maybe),
         }
     }
-    rule
+    outcomes
 }
 
 fn verdict(name: &str, content: &Value) -> Option<Verdict> {

@@ -42,6 +42,18 @@ impl Subject<'_> {
         self.packet.tuple.protocol
     }
 
+    /// Whether packets like this meet tables of a family.
+    pub(super) fn meets(&self, family: &str) -> bool {
+        let at_device = matches!(self.hook, Hook::Ingress | Hook::Egress);
+        match family {
+            "inet" => true,
+            "ip" => !at_device && self.is_v4(),
+            "ip6" => !at_device && !self.is_v4(),
+            "netdev" => at_device,
+            _ => false,
+        }
+    }
+
     /// `None` for a packet without ports.
     pub(super) fn ports(&self) -> Option<(u16, u16)> {
         let tuple = &self.packet.tuple;

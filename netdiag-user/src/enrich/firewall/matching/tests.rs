@@ -27,17 +27,17 @@ fn v4() -> Packet {
     packet("10.0.1.2:40000", "10.0.2.2:8080")
 }
 
-fn names(chains: &Chains) -> Vec<String> {
+fn names(chains: &Chains, subject: &Subject<'_>) -> Vec<String> {
     let name = |found: Found| {
         let rule = found.rule.map_or_else(|| "policy".to_owned(), |rule| rule.number.to_string());
         format!("{} {} {rule}", found.table, found.chain)
     };
-    chains.candidates().into_iter().map(name).collect()
+    chains.candidates(subject).into_iter().map(name).collect()
 }
 
 /// What may have dropped a SYN at this hook.
 fn saved(rules: &str, hook: Hook) -> Vec<String> {
-    names(&xtables::chains(rules, "ip", &Subject { packet: &v4(), hook }))
+    names(&xtables::parse(rules, "ip"), &Subject { packet: &v4(), hook })
 }
 
 /// The same for rules of the output chain, whose policy accepts.
@@ -132,7 +132,7 @@ fn tables_come_in_the_order_of_their_priorities() {
 fn counters_and_comments_are_read() {
     let text = "*filter\n:OUTPUT DROP [7:420]\n[0:0] -A OUTPUT -m mark --mark 0x1 -j DROP\n[5:300] -A OUTPUT -m mark --mark 0x2 \
                 -m comment --comment \"two words\" -j REJECT\nCOMMIT\n";
-    let found = xtables::chains(text, "ip", &Subject { packet: &v4(), hook: Hook::Output }).candidates();
+    let found = xtables::parse(text, "ip").candidates(&Subject { packet: &v4(), hook: Hook::Output });
     let packets: Vec<_> = found.iter().map(|found| found.packets).collect();
     assert_eq!(packets, [Some(0), Some(5), Some(7)]);
     let rule = found[1].rule.as_ref().unwrap();
@@ -152,7 +152,7 @@ fn listed(rules: &[serde_json::Value], more: &[serde_json::Value], packet: &Pack
     for (index, expr) in rules.iter().enumerate() {
         objects.push(json!({"rule": {"family": "inet", "table": "fw", "chain": "c", "handle": index + 10, "expr": expr}}));
     }
-    names(&nft::chains(&json!({ "nftables": objects }), &Subject { packet, hook: Hook::Output }))
+    names(&nft::parse(json!({ "nftables": objects })), &Subject { packet, hook: Hook::Output })
 }
 
 fn equal(left: serde_json::Value, right: serde_json::Value) -> serde_json::Value {
@@ -236,7 +236,7 @@ fn families_see_their_own_packets() {
     };
     let six = packet("[fd00::1]:40000", "[fd00::2]:8080");
     let at = |family: &str, hook: Hook, packet: &Packet| {
-        names(&nft::chains(&of(family, hook.as_str()), &Subject { packet, hook })).len()
+        names(&nft::parse(of(family, hook.as_str())), &Subject { packet, hook }).len()
     };
     assert_eq!((at("ip", Hook::Output, &v4()), at("ip", Hook::Output, &six)), (1, 0));
     assert_eq!((at("ip6", Hook::Output, &v4()), at("ip6", Hook::Output, &six)), (0, 1));
@@ -258,7 +258,7 @@ fn whatever_is_listed_is_survived() {
         "-A OUTPUT ! -j \"",
         "*f\n:OUTPUT - \n-A OUTPUT -s",
     ] {
-        xtables::chains(text, "ip", &subject).candidates();
+        xtables::parse(text, "ip").candidates(&subject);
     }
     for value in [
         json!(null),
@@ -266,7 +266,7 @@ fn whatever_is_listed_is_survived() {
         json!({"nftables": 3}),
         json!({"nftables": [{"rule": {}}, {"table": []}, {"chain": "x"}]}),
     ] {
-        nft::chains(&value, &subject).candidates();
+        nft::parse(value).candidates(&subject);
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::Fits;
+use serde_json::Value;
+
+use super::{Fits, Subject, nft, xtables};
 
 /// Rules that one packet may meet; jumps within jumps multiply.
 const MAX_STEPS: usize = 200_000;
@@ -31,9 +33,9 @@ pub(in super::super) struct Outcome {
     pub(in super::super) verdict: Verdict,
 }
 
+/// What a rule is known by.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(in super::super) struct Rule {
-    pub(in super::super) outcomes: Vec<Outcome>,
+pub(in super::super) struct Named {
     /// In nftables.
     pub(in super::super) handle: Option<u64>,
     /// From 1.
@@ -41,22 +43,38 @@ pub(in super::super) struct Rule {
     /// In its own words; empty where they are to be looked up.
     pub(in super::super) text: String,
     pub(in super::super) comment: Option<String>,
+}
+
+/// What a rule asks for and does.
+#[derive(Debug)]
+pub(in super::super) enum Body {
+    /// As iptables-save has it, without chain and command.
+    Words(Vec<String>),
+    /// The statements of libnftables-json(5).
+    Statements(Vec<Value>),
+}
+
+/// A rule as it was read: which packets fit is found out for the rules that a packet meets.
+#[derive(Debug)]
+pub(in super::super) struct Rule {
+    pub(in super::super) named: Named,
+    pub(in super::super) body: Body,
     /// Packets that it counted, if it counts; no fewer than it dropped.
     pub(in super::super) packets: Option<u64>,
 }
 
 /// What makes a chain a base chain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(in super::super) struct Base {
-    /// That of the packet.
-    pub(in super::super) at_hook: bool,
+    /// In the words of [`crate::track::Hook`].
+    pub(in super::super) hook: String,
     pub(in super::super) priority: i64,
     pub(in super::super) drops: bool,
     /// Packets that came to the policy, if they are counted.
     pub(in super::super) packets: Option<u64>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(in super::super) struct Chain {
     pub(in super::super) family: String,
     pub(in super::super) table: String,
@@ -66,10 +84,22 @@ pub(in super::super) struct Chain {
     pub(in super::super) rules: Vec<Rule>,
 }
 
-/// All chains that a packet may come to, by an index of each table (its place in the listing) and their name.
+#[derive(Debug, Default)]
+pub(in super::super) struct Table {
+    pub(in super::super) family: String,
+    pub(in super::super) name: String,
+    pub(in super::super) handle: u64,
+    /// By name.
+    pub(in super::super) chains: HashMap<String, Chain>,
+    /// Sets and maps of nftables, by name.
+    pub(in super::super) sets: HashMap<String, Value>,
+}
+
+/// A ruleset, for any packet.
 #[derive(Debug, Default)]
 pub(in super::super) struct Chains {
-    pub(in super::super) tables: Vec<HashMap<String, Chain>>,
+    /// In the order of the listing.
+    pub(in super::super) tables: Vec<Table>,
 }
 
 /// A rule that may have dropped the packet, or a chain whose policy may have.
@@ -80,7 +110,7 @@ pub(in super::super) struct Found {
     pub(in super::super) table_handle: u64,
     pub(in super::super) chain: String,
     /// `None`: the policy.
-    pub(in super::super) rule: Option<Rule>,
+    pub(in super::super) rule: Option<Named>,
     pub(in super::super) rejects: bool,
     pub(in super::super) packets: Option<u64>,
 }
@@ -88,8 +118,10 @@ pub(in super::super) struct Found {
 impl Found {
     /// Whether it is the same rule in another reading of the ruleset.
     pub(in super::super) fn is(&self, other: &Self) -> bool {
-        let words =
-            |found: &Self| found.rule.as_ref().map(|rule| (rule.handle, rule.text.clone(), rule.number));
+        let words = |found: &'_ Self| {
+            let rule = found.rule.as_ref();
+            rule.map(|rule| (rule.handle, rule.text.clone(), rule.number))
+        };
         (&self.family, &self.table, &self.chain) == (&other.family, &other.table, &other.chain)
             && words(self) == words(other)
     }
@@ -97,16 +129,16 @@ impl Found {
 
 impl Chains {
     /// The rules that may have dropped the packet, in the order in which it met them. Empty if it passes for sure.
-    pub(in super::super) fn candidates(&self) -> Vec<Found> {
-        let mut bases: Vec<(&HashMap<String, Chain>, &Chain, Base)> = Vec::new();
-        for table in &self.tables {
-            let here = table.values().filter_map(|chain| chain.base.map(|base| (table, chain, base)));
-            bases.extend(here.filter(|(_, _, base)| base.at_hook));
+    pub(in super::super) fn candidates(&self, subject: &Subject<'_>) -> Vec<Found> {
+        let mut bases: Vec<(&Table, &Chain, &Base)> = Vec::new();
+        for table in self.tables.iter().filter(|table| subject.meets(&table.family)) {
+            let here = table.chains.values().filter_map(|chain| Some((table, chain, chain.base.as_ref()?)));
+            bases.extend(here.filter(|(_, _, base)| base.hook == subject.hook.as_str()));
         }
         bases.sort_by_key(|(_, chain, base)| (base.priority, chain.table_handle, chain.name.clone()));
         let mut found = Vec::new();
         for (table, chain, base) in bases {
-            let mut walk = Walk { table, found: &mut found, steps: 0 };
+            let mut walk = Walk { subject, table, found: &mut found, steps: 0 };
             match walk.chain(chain, 0) {
                 Flow::Dropped => break,
                 Flow::Accepted => continue,
@@ -119,6 +151,15 @@ impl Chains {
         }
         found.truncate(MAX_FOUND);
         found
+    }
+
+    /// Whether any rule or policy counts packets.
+    pub(in super::super) fn counts(&self) -> bool {
+        let counts = |chain: &Chain| {
+            let policy = chain.base.as_ref().is_some_and(|base| base.packets.is_some());
+            policy || chain.rules.iter().any(|rule| rule.packets.is_some())
+        };
+        self.tables.iter().flat_map(|table| table.chains.values()).any(counts)
     }
 }
 
@@ -146,7 +187,8 @@ enum Flow {
 }
 
 struct Walk<'a> {
-    table: &'a HashMap<String, Chain>,
+    subject: &'a Subject<'a>,
+    table: &'a Table,
     found: &'a mut Vec<Found>,
     steps: usize,
 }
@@ -158,7 +200,11 @@ impl Walk<'_> {
             if self.steps > MAX_STEPS || depth > MAX_DEPTH || self.found.len() > MAX_FOUND {
                 return Flow::GoesOn;
             }
-            for outcome in rule.outcomes.iter().filter(|outcome| outcome.fits != Fits::No) {
+            let outcomes = match &rule.body {
+                Body::Words(words) => xtables::outcomes(words, self.table, self.subject),
+                Body::Statements(statements) => nft::outcomes(statements, self.table, self.subject),
+            };
+            for outcome in outcomes.iter().filter(|outcome| outcome.fits != Fits::No) {
                 let sure = outcome.fits == Fits::Yes;
                 let flow = match &outcome.verdict {
                     Verdict::Continue => continue,
@@ -169,7 +215,7 @@ impl Walk<'_> {
                         self.add(chain, rule, outcome.verdict == Verdict::Reject);
                         Flow::Dropped
                     }
-                    Verdict::Jump(name) | Verdict::Goto(name) => match self.table.get(name) {
+                    Verdict::Jump(name) | Verdict::Goto(name) => match self.table.chains.get(name) {
                         Some(target) => self.chain(target, depth + 1),
                         None => Flow::GoesOn,
                     },
@@ -183,7 +229,8 @@ impl Walk<'_> {
     }
 
     fn add(&mut self, chain: &Chain, rule: &Rule, rejects: bool) {
-        let found = Found { rule: Some(rule.clone()), rejects, packets: rule.packets, ..Found::of(chain) };
+        let found =
+            Found { rule: Some(rule.named.clone()), rejects, packets: rule.packets, ..Found::of(chain) };
         if !self.found.iter().any(|known| known.is(&found)) {
             self.found.push(found);
         }

@@ -1,11 +1,10 @@
-//! The output of `iptables-legacy-save -c`, for one packet.
+//! The output of `iptables-legacy-save -c`.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::subject::{flag, in_network, protocol_number};
-use super::{Base, Chain, Chains, Fits, Outcome, Rule, Subject, Verdict};
-use crate::track::Hook;
+use super::{Base, Body, Chain, Chains, Fits, Named, Outcome, Rule, Subject, Table, Verdict};
 
 /// Tables by the order in which a hook runs them (include/uapi/linux/netfilter_ipv4.h).
 const PRIORITIES: [(&str, i64); 5] =
@@ -15,28 +14,25 @@ const KNOWN: [&str; 9] =
     ["tcp", "udp", "multiport", "conntrack", "state", "comment", "iprange", "icmp", "icmp6"];
 
 /// Reads it. `family`: `ip` or `ip6`.
-pub(in super::super) fn chains(saved: &str, family: &str, subject: &Subject<'_>) -> Chains {
+pub(in super::super) fn parse(saved: &str, family: &str) -> Chains {
     let mut chains = Chains::default();
-    let mut table = "";
     // Where a chain is declared stands before all rules.
     for line in saved.lines() {
         if let Some(name) = line.strip_prefix('*') {
-            table = name.trim();
-            chains.tables.push(HashMap::new());
-        } else if let (Some(text), Some(all)) = (line.strip_prefix(':'), chains.tables.last_mut()) {
-            if let Some(chain) = declared(text, family, table, subject.hook) {
-                all.insert(chain.name.clone(), chain);
+            let (family, name) = (family.to_owned(), name.trim().to_owned());
+            chains.tables.push(Table { family, name, ..Table::default() });
+        } else if let (Some(text), Some(table)) = (line.strip_prefix(':'), chains.tables.last_mut()) {
+            if let Some(chain) = declared(text, table) {
+                table.chains.insert(chain.name.clone(), chain);
             }
-        } else if let Some(all) = chains.tables.last_mut() {
+        } else if let Some(table) = chains.tables.last_mut() {
             let (packets, text) = counter(line);
             let Some(name) = text.strip_prefix("-A ").and_then(|rest| rest.split_whitespace().next()) else {
                 continue;
             };
-            let mut rule = rule(text, all, subject);
-            if let Some(chain) = all.get_mut(name) {
-                rule.packets = packets;
-                rule.number = chain.rules.len() as u64 + 1;
-                chain.rules.push(rule);
+            if let Some(chain) = table.chains.get_mut(name) {
+                let number = chain.rules.len() as u64 + 1;
+                chain.rules.push(rule(text, number, packets));
             }
         }
     }
@@ -44,14 +40,15 @@ pub(in super::super) fn chains(saved: &str, family: &str, subject: &Subject<'_>)
 }
 
 /// `INPUT DROP [12:3400]`; of a user's chain the policy is `-`.
-fn declared(text: &str, family: &str, table: &str, hook: Hook) -> Option<Chain> {
+fn declared(text: &str, table: &Table) -> Option<Chain> {
     let mut words = text.split_whitespace();
     let (name, policy) = (words.next()?, words.next()?);
     let packets = words.next().and_then(|counts| counter(counts).0);
-    let priority = PRIORITIES.iter().find(|(known, _)| *known == table).map_or(0, |(_, priority)| *priority);
-    let at_hook = name.eq_ignore_ascii_case(hook.as_str());
-    let base = (policy != "-").then_some(Base { at_hook, priority, drops: policy == "DROP", packets });
-    let (family, table, name) = (family.to_owned(), table.to_owned(), name.to_owned());
+    let known = PRIORITIES.iter().find(|(known, _)| *known == table.name);
+    let priority = known.map_or(0, |(_, priority)| *priority);
+    let hook = name.to_ascii_lowercase();
+    let base = (policy != "-").then_some(Base { hook, priority, drops: policy == "DROP", packets });
+    let (family, name, table) = (table.family.clone(), name.to_owned(), table.name.clone());
     Some(Chain { family, table, name, base, ..Chain::default() })
 }
 
@@ -62,20 +59,30 @@ fn counter(line: &str) -> (Option<u64>, &str) {
     (counts.split_once(':').and_then(|(packets, _)| packets.parse().ok()), rest.trim_start())
 }
 
-fn rule(text: &str, chains: &HashMap<String, Chain>, subject: &Subject<'_>) -> Rule {
-    let words = words(text);
-    let mut at = Options { words: &words, next: 2, negated: false };
-    let mut rule = Rule { text: text.to_owned(), ..Rule::default() };
+fn rule(text: &str, number: u64, packets: Option<u64>) -> Rule {
+    let mut words = words(text);
+    words.drain(..words.len().min(2));
+    let mut comments = words.iter().skip_while(|word| *word != "--comment");
+    let comment = comments.nth(1).cloned();
+    let named = Named { handle: None, number, text: text.to_owned(), comment };
+    Rule { named, body: Body::Words(words), packets }
+}
+
+/// What a rule does with a packet.
+pub(super) fn outcomes(words: &[String], table: &Table, subject: &Subject<'_>) -> Vec<Outcome> {
+    let mut at = Options { words, next: 0, negated: false };
     let mut fits = Fits::Yes;
     let mut verdict = Verdict::Continue;
     while let Some(option) = at.option() {
         match option {
             "-j" | "-g" => {
                 let Some(target) = at.value() else { break };
-                verdict = target_of(target, option == "-g", chains);
+                verdict = target_of(target, option == "-g", &table.chains);
                 break;
             }
-            "--comment" => rule.comment = at.value().map(str::to_owned),
+            "--comment" => {
+                at.value();
+            }
             "-m" => {
                 let name = at.value().unwrap_or_default();
                 fits = fits.and(if KNOWN.contains(&name) { Fits::Yes } else { Fits::Maybe });
@@ -87,8 +94,7 @@ fn rule(text: &str, chains: &HashMap<String, Chain>, subject: &Subject<'_>) -> R
         }
         at.negated = false;
     }
-    rule.outcomes.push(Outcome { fits, verdict });
-    rule
+    vec![Outcome { fits, verdict }]
 }
 
 fn target_of(target: &str, goto: bool, chains: &HashMap<String, Chain>) -> Verdict {

@@ -1,6 +1,5 @@
 //! What a rule compares, and with what.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 
 use serde_json::Value;
@@ -8,9 +7,6 @@ use serde_json::Value;
 use super::super::subject::{flag, in_network, protocol_number};
 use super::super::{Fits, Subject};
 use crate::probes::protocol;
-
-/// Sets and maps by family, table and name.
-pub(super) type Sets<'a> = HashMap<(&'a str, &'a str, &'a str), &'a Value>;
 
 /// What the packet has of it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,10 +3,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::written;
+use super::{workspace, written};
 
 /// A directory with all files in their places.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub struct Tree {
 /// Files of this workspace, and where they go.
 const COPIED: &[(&str, &str)] = &[
     ("packaging/systemd/netdiag-agent.service", "lib/systemd/system/netdiag-agent.service"),
+    ("packaging/systemd/group.conf", "lib/systemd/system/netdiag-agent.service.d/group.conf"),
+    ("packaging/sysusers/netdiag.conf", "usr/lib/sysusers.d/netdiag.conf"),
     ("packaging/prometheus/netdiag.rules.yml", "usr/share/netdiag/netdiag.rules.yml"),
     ("packaging/grafana/netdiag.json", "usr/share/netdiag/netdiag.json"),
     ("README.md", "usr/share/doc/netdiag/README.md"),
@@ -27,7 +30,7 @@ const COPIED: &[(&str, &str)] = &[
 
 /// What the program itself writes, and where that goes.
 const WRITTEN: &[(&[&str], &str)] = &[
-    (&["agent", "--print-config"], "etc/netdiag/agent.toml"),
+    (&["agent", "--print-config"], CONFIG),
     (&["man"], "usr/share/man/man1/netdiag.1"),
     (&["completions", "bash"], "usr/share/bash-completion/completions/netdiag"),
     (&["completions", "zsh"], "usr/share/zsh/vendor-completions/_netdiag"),
@@ -36,6 +39,8 @@ const WRITTEN: &[(&[&str], &str)] = &[
 
 /// The program.
 pub const PROGRAM: &str = "usr/bin/netdiag";
+/// The one file that its owner may change.
+pub const CONFIG: &str = "etc/netdiag/agent.toml";
 
 impl Tree {
     /// Anew.
@@ -49,11 +54,11 @@ impl Tree {
         let tree = Self { root: root.to_owned() };
         tree.put(PROGRAM, &fs::read(program)?, 0o755)?;
         for (from, to) in COPIED {
-            let content = fs::read(crate::root().join(from)).with_context(|| (*from).to_owned())?;
+            let content = fs::read(workspace().join(from)).with_context(|| (*from).to_owned())?;
             tree.put(to, &content, 0o644)?;
         }
         for (arguments, to) in WRITTEN {
-            tree.put(to, &written(program, arguments)?, 0o644)?;
+            tree.put(to, &written(Command::new(program).args(*arguments))?, 0o644)?;
         }
         Ok(tree)
     }
@@ -90,7 +95,7 @@ mod tests {
     #[test]
     fn what_is_copied_is_there() {
         for (from, _) in COPIED {
-            assert!(crate::root().join(from).is_file(), "{from}");
+            assert!(workspace().join(from).is_file(), "{from}");
         }
         let mut all: Vec<&str> = Tree::files().collect();
         all.sort_unstable();

@@ -1,60 +1,22 @@
-//! `netdiag doctor`: what this kernel lets netdiag see.
+//! `netdiag doctor`: what this kernel lets netdiag see, and whether an agent could run here.
+
+mod agent;
+mod check;
 
 use std::io::Write;
 use std::process::ExitCode;
 
-use jiff::Timestamp;
 use netdiag::engine::Engine;
 use netdiag::enrich::netns;
 use netdiag::kernel::capabilities;
 use netdiag::kernel::loader::Options;
 use netdiag::kernel::registry::Weight;
-use netdiag::output::Head;
-use serde::Serialize;
 
-use super::args::{Format, Global};
+use super::args::{DoctorArgs, Format, Global};
 use super::sink::{self, Stream};
+use check::{Check, Status, check};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum Status {
-    Ok,
-    Warn,
-    Fail,
-}
-
-/// kind = "check" of the contract.
-#[derive(Debug, Serialize)]
-struct Check {
-    #[serde(flatten)]
-    head: Head,
-    layer: &'static str,
-    name: String,
-    status: Status,
-    summary: String,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    next_steps: Vec<Step>,
-}
-
-#[derive(Debug, Serialize)]
-struct Step {
-    text: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    command: Option<String>,
-}
-
-fn check(layer: &'static str, name: impl Into<String>, status: Status, summary: impl Into<String>) -> Check {
-    Check {
-        head: Head::new("check", Timestamp::now()),
-        layer,
-        name: name.into(),
-        status,
-        summary: summary.into(),
-        next_steps: Vec::new(),
-    }
-}
-
-pub fn doctor(global: &Global) -> anyhow::Result<ExitCode> {
+pub fn doctor(args: &DoctorArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let mut out = sink::open(global, Stream::Stdout)?;
     let mut checks = vec![kernel_check()];
     checks.extend(rights()?);
@@ -68,30 +30,16 @@ pub fn doctor(global: &Global) -> anyhow::Result<ExitCode> {
         }
         Err(error) => checks.push(check("probes", "start", Status::Fail, error.to_string())),
     }
+    // Last: what comes before is the kernel's, and the same wherever it runs.
+    checks.extend(agent::checks(args)?);
     for check in &checks {
         match global.format {
             Format::Json => writeln!(out, "{}", serde_json::to_string(check)?)?,
-            Format::Text => write_text(&mut out, check)?,
+            Format::Text => write!(out, "{check}")?,
         }
     }
     let problems = checks.iter().any(|check| check.status != Status::Ok);
     Ok(ExitCode::from(u8::from(problems)))
-}
-
-fn write_text(out: &mut dyn Write, check: &Check) -> anyhow::Result<()> {
-    let mark = match check.status {
-        Status::Ok => "ok  ",
-        Status::Warn => "warn",
-        Status::Fail => "FAIL",
-    };
-    writeln!(out, "{mark}  {:<9} {:<24} {}", check.layer, check.name, check.summary)?;
-    for step in &check.next_steps {
-        match &step.command {
-            Some(command) => writeln!(out, "      → {}: {command}", step.text)?,
-            None => writeln!(out, "      → {}", step.text)?,
-        }
-    }
-    Ok(())
 }
 
 fn kernel_check() -> Check {
@@ -106,13 +54,9 @@ fn rights() -> anyhow::Result<Vec<Check>> {
     }
     Ok(missing
         .into_iter()
-        .map(|(name, what)| {
-            let mut check = check("rights", name, Status::Fail, format!("missing; needed for {what}"));
-            check.next_steps.push(Step {
-                text: "run netdiag as root".into(),
-                command: Some("sudo netdiag doctor".into()),
-            });
-            check
+        .map(|used| {
+            check("rights", used.name, Status::Fail, format!("missing; needed for {}", used.what))
+                .next("run netdiag as root", Some("sudo netdiag doctor"))
         })
         .collect())
 }

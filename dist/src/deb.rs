@@ -4,11 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
-use super::tree::{PROGRAM, Tree};
-use super::written;
-use crate::cmd;
+use super::tree::{CONFIG, PROGRAM, Tree};
+use super::{runs, workspace, written};
 
 const ARCHITECTURE: &str = "amd64";
 /// Files that their owner may change.
@@ -42,13 +41,13 @@ impl Package {
         tree.put("DEBIAN/control", control(bytes.sum()).as_bytes(), 0o644)?;
         tree.put("DEBIAN/conffiles", CONFFILES.as_bytes(), 0o644)?;
         for script in SCRIPTS {
-            let content = fs::read(crate::root().join("packaging/deb").join(script))?;
+            let content = fs::read(workspace().join("packaging/deb").join(script))?;
             tree.put(&format!("DEBIAN/{script}"), &content, 0o755)?;
         }
         let path = to.join(format!("netdiag_{}_{ARCHITECTURE}.deb", env!("CARGO_PKG_VERSION")));
         let mut command = Command::new("dpkg-deb");
         command.args(["--root-owner-group", "-Zxz", "--build"]).arg(&tree.root).arg(&path);
-        cmd::output(&mut command).with_context(|| format!("`{}` failed", cmd::line(&command)))?;
+        written(&mut command)?;
         Ok(Self { path })
     }
 
@@ -69,12 +68,8 @@ impl Package {
         for file in Tree::files() {
             ensure!(root.join(file).is_file(), "{file} was not installed");
         }
-        let program = root.join(PROGRAM);
-        let version = written(&program, &["--version"])?;
-        let expected = format!("netdiag {}\n", env!("CARGO_PKG_VERSION"));
-        ensure!(version == expected.as_bytes(), "it says {}", String::from_utf8_lossy(&version));
-        let config = root.join("etc/netdiag/agent.toml");
-        written(&program, &["agent", "--check", "--config", &config.to_string_lossy()])?;
+        let config = root.join(CONFIG);
+        runs(&root.join(PROGRAM), &config)?;
         let store = root.join("var/lib/netdiag/history");
         fs::create_dir_all(&store)?;
         dpkg(root, &["--remove", "netdiag"])?;
@@ -97,10 +92,7 @@ fn dpkg(root: &Path, arguments: &[&str]) -> Result<()> {
         .args(["--log=/dev/null", "--force-script-chrootless", "--force-not-root", "--no-triggers"])
         .args(arguments);
     command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-    let output = command.output().with_context(|| cmd::line(&command))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "`{}` failed: {said}", cmd::line(&command));
-    Ok(())
+    written(&mut command).map(drop)
 }
 
 #[cfg(test)]
