@@ -5,6 +5,7 @@ mod changed;
 mod dropped_at;
 mod drops;
 mod explain;
+mod floods;
 mod hosts;
 mod losses;
 mod rules;
@@ -36,6 +37,7 @@ use crate::memory;
 use crate::probes::{self, Call, CallFailed, Event, Wire};
 use crate::track::{Connection, Limits, Tracker};
 use budget::Budget;
+use floods::Floods;
 use hosts::Hosts;
 pub use shed::{Shed, Spent};
 pub use subject::{matches, may_match};
@@ -88,6 +90,7 @@ pub struct Engine {
     hosts: Hosts,
     samples: HashMap<u64, Vec<QueueSample>>,
     sampled: VecDeque<u64>,
+    floods: Floods,
     /// When tc began to watch a namespace.
     wire_since: HashMap<u64, u64>,
     /// Namespaces that tc watches only because of a suspect connection, and when that was.
@@ -147,6 +150,7 @@ impl Engine {
             hosts: Hosts::default(),
             samples: HashMap::new(),
             sampled: VecDeque::new(),
+            floods: Floods::default(),
             wire_since: HashMap::new(),
             just_in_time: HashMap::new(),
             follows: options.follow_processes,
@@ -211,7 +215,7 @@ impl Engine {
 
     /// When [`Engine::poll`] should be called at the latest, `CLOCK_MONOTONIC` nanoseconds.
     pub fn next_due_ns(&self) -> Option<u64> {
-        self.tracker.next_due_ns()
+        [self.tracker.next_due_ns(), self.floods.next_due_ns()].into_iter().flatten().min()
     }
 
     /// Records that this build could not decode.
@@ -285,6 +289,7 @@ impl Engine {
             let Some(mut event) = self.next_event() else { break };
             match &mut event {
                 Event::Suspect(suspect) => self.suspect(suspect),
+                Event::SynAckAgain(again) => self.syn_ack_again(again),
                 Event::SocketError(error) => self.find_owner(error),
                 Event::Drop(drop) => self.name_rule(drop),
                 Event::Wire(wire) => self.remember(wire),
@@ -311,6 +316,9 @@ impl Engine {
             if let Some(explained) = self.explain(finished) {
                 tell(explained)?;
             }
+        }
+        for explained in self.flooded(now) {
+            tell(explained)?;
         }
         Ok(())
     }

@@ -26,7 +26,7 @@ pub fn sockets(args: SocketsArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let shown: Vec<&Held> = all.iter().copied().filter(|held| is_in(wanted, held)).collect();
 
     let time = Timestamp::now();
-    let pressure = pressure::measure(all.iter().copied());
+    let pressure = pressure::measure(all.iter().copied(), Some(&inventory.sockets));
     let report = |held: &&Held| {
         let listens = held.socket.state == State::Listen;
         let pressure = pressure.get(&(held.netns, held.socket.local.port())).filter(|_| listens);

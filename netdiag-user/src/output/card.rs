@@ -273,11 +273,12 @@ fn notes(report: &Report) -> Vec<String> {
     if !coverage.shed.is_empty() && report.confidence != Confidence::Certain {
         notes.push(format!("given up to keep within the agent's budget: {}", coverage.shed.join(", ")));
     }
-    if !coverage.since && report.connection.call.is_none() {
+    let flow = report.connection.call.is_none() && report.connection.has_peer();
+    if !coverage.since && flow {
         notes.push("seen only from the first sign of trouble on, not from its start".to_owned());
     }
     // What the kernel itself said needs no packets as a proof.
-    if report.confidence != Confidence::Certain && !coverage.wire && report.connection.call.is_none() {
+    if report.confidence != Confidence::Certain && !coverage.wire && flow {
         notes.push(match coverage.wire_since_suspect {
             true => "packets on the wire were watched only from the first retransmit on".to_owned(),
             false => "packets on the wire were not watched".to_owned(),

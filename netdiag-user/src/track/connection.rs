@@ -152,6 +152,12 @@ impl Connection {
         Self::at_once(tuple, netns, time_ns, End::SocketError)
     }
 
+    /// It stands for all the handshakes that a listener waits for: it came from nobody in particular.
+    pub fn is_of_listener(&self) -> bool {
+        let half_open = End::State { from: TcpState::SynRecv, to: TcpState::Close };
+        self.side == Side::Inbound && self.end == half_open && self.peer.port() == 0
+    }
+
     /// Local end as source.
     pub fn tuple(&self) -> Tuple {
         Tuple { protocol: self.protocol, source: self.local, destination: self.peer }

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use netdiag_tests::net::Namespace;
+use netdiag_tests::net::{Family, Namespace};
 use netdiag_tests::netdiag::binary;
 use netdiag_tests::process::run;
 use netdiag_tests::scenario::{Need, Scenario};
@@ -26,8 +26,11 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::healthy("port_shared_by_workers", port::shared_by_workers).needs(PYTHON),
     Scenario::healthy("sockets_accept_queue", open::accept_queue).needs(SS),
     Scenario::healthy("sockets_accepting_process", open::accepting_process).needs(PYTHON),
-    Scenario::healthy("sockets_syn_flood", open::syn_flood).needs(PYTHON),
-    Scenario::healthy("sockets_crowd_is_no_flood", open::crowd_is_no_flood),
+    Scenario::healthy("sockets_syn_flood", || open::syn_flood(Family::V4)).needs(PYTHON),
+    Scenario::healthy("sockets_syn_flood_v6", || open::syn_flood(Family::V6)).needs(PYTHON),
+    Scenario::healthy("sockets_syn_flood_cookies_for_all", open::syn_flood_cookies_for_all).needs(PYTHON),
+    Scenario::healthy("sockets_crowd_is_no_flood", || open::crowd_is_no_flood("1")),
+    Scenario::healthy("sockets_crowd_with_cookies", || open::crowd_is_no_flood("2")),
     Scenario::healthy("sockets_receive_queue_not_read", open::receive_queue_not_read),
     Scenario::healthy("sockets_send_queue_stuck", open::send_queue_stuck),
     Scenario::healthy("sockets_close_wait_counted", open::close_wait_counted).needs(SS),
