@@ -200,6 +200,9 @@ fn dump(
         let request = request(family as u8, protocol, states, ports);
         found.extend(socket.dump(&request, |payload| parse(payload, protocol))?);
     }
+    // The kernel does not ask a bound socket for its port (net/ipv4/inet_diag.c, from 6.8 on).
+    let is = |wanted: Option<u16>, port: u16| wanted.is_none_or(|wanted| wanted == port);
+    found.retain(|socket| is(ports.local, socket.local.port()) && is(ports.peer, socket.peer.port()));
     Ok(found)
 }
 
@@ -280,6 +283,7 @@ fn timer(number: u8) -> Option<Timer> {
 mod tests {
     use std::io::Write;
     use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::fd::AsRawFd;
 
     use super::super::netns;
     use super::super::testing::TestNetns;
@@ -324,7 +328,23 @@ mod tests {
 
         let by_port = tcp(Some(&handle), states::LISTEN, Some(Ports::local(4001))).unwrap();
         assert_eq!(by_port, found[1..]);
-        drop(listeners);
+        let bound = netns::enter(&handle, || {
+            let bound = nix::sys::socket::socket(
+                nix::sys::socket::AddressFamily::Inet,
+                nix::sys::socket::SockType::Stream,
+                nix::sys::socket::SockFlag::empty(),
+                None,
+            );
+            let bound = bound.unwrap();
+            let address = nix::sys::socket::SockaddrIn::new(127, 0, 0, 1, 4002);
+            nix::sys::socket::bind(bound.as_raw_fd(), &address).unwrap();
+            bound
+        })
+        .unwrap();
+        let by_port = tcp(Some(&handle), states::ALL, Some(Ports::local(4001))).unwrap();
+        assert_eq!(by_port, found[1..], "not the one that is bound to another port");
+        assert!(tcp(Some(&handle), states::ALL, Some(Ports::peer(4009))).unwrap().is_empty());
+        drop((listeners, bound));
     }
 
     #[test]

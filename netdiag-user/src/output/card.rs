@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use jiff::Timestamp;
 
+use super::held::HeldPart;
 use super::path;
 use super::report::{FirewallPart, Report};
 use super::style::{Look, Tone, columns, wrap};
@@ -13,6 +14,8 @@ use crate::enrich::droppers::BpfProgram;
 
 /// Programs of which one dropped the packet that are shown.
 const MAX_PROGRAMS: usize = 3;
+/// Holders of ports that are shown.
+const MAX_HOLDERS: usize = 5;
 /// Where the text of a labelled row begins.
 const LABEL: usize = 9;
 /// Where the code begins if the cause is shorter.
@@ -36,6 +39,8 @@ pub fn card(report: &Report, look: &Look) -> String {
     }
     let programs: Vec<String> = report.programs.iter().take(MAX_PROGRAMS).map(BpfProgram::text).collect();
     card.row("program", &programs);
+    let holders: Vec<String> = report.holders.iter().take(MAX_HOLDERS).map(HeldPart::text).collect();
+    card.row("held by", &holders);
     let when: Vec<String> =
         timeline::rows(report).into_iter().map(|(time, text)| format!("{time}  {text}")).collect();
     card.row("when", &when);

@@ -52,7 +52,15 @@ impl Closer {
 
     /// Whether its process has ended.
     pub fn has_ended(&self) -> bool {
-        self.pid != 0 && !std::path::Path::new(&format!("/proc/{}", self.pid)).exists()
+        // Numbers that `/proc` does not have say nothing.
+        self.pid != 0
+            && process::sees_initial_pids()
+            && !std::path::Path::new(&format!("/proc/{}", self.pid)).exists()
+    }
+
+    /// Whether it is known in which container it is or was, if in any.
+    pub fn has_home(&self) -> bool {
+        self.process.is_some()
     }
 
     pub fn container(&self) -> Option<&str> {
@@ -91,7 +99,7 @@ impl Tracker {
             known: HashMap::new(),
             next: HashMap::new(),
             closers: HashMap::new(),
-            cgroups: CgroupIds::default(),
+            cgroups: CgroupIds::of_now(),
         }
     }
 
@@ -143,25 +151,19 @@ impl Tracker {
             return Rc::clone(known);
         }
         // Another thread's name tells nothing; another process with that number is unlikely within a minute.
-        let process = process::read(owner.pid);
+        let process = process::of_owner(owner);
         let cgroup = process.is_none().then(|| self.cgroups.path(owner.cgroup)).flatten();
         let closer = Rc::new(Closer {
             pid: owner.pid,
             comm: process.as_ref().map_or_else(|| owner.comm.clone(), |process| process.comm.as_str().into()),
             uid: owner.uid,
-            process: process.or_else(|| cgroup.as_deref().map(|path| ended(closed, path))),
+            process: process.or_else(|| cgroup.as_deref().map(|path| process::ended(owner, path))),
             cgroup,
             by_kernel: closed.by_kernel,
         });
         self.closers.insert(owner.pid, Rc::clone(&closer));
         closer
     }
-}
-
-/// What is left of a process that has ended.
-fn ended(closed: &Closed, cgroup: &str) -> Process {
-    let owner = &closed.owner;
-    Process { pid: owner.pid, comm: owner.comm.to_string(), uid: owner.uid, ..process::of_cgroup(cgroup) }
 }
 
 #[cfg(test)]
