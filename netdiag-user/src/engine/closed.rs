@@ -1,4 +1,4 @@
-//! Who closed what is in TIME_WAIT now, of the connections whose end was told: with `run` and `--all` that is each one.
+//! Who made what is in TIME_WAIT now, of the connections whose end was told: with `run` and `--all` that is each one.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -33,14 +33,8 @@ impl Closed {
         if !closed_first || end.errno.is_some() {
             return;
         }
-        let closer = end.closer.as_ref().map(|closer| Owner {
-            pid: closer.pid,
-            tid: closer.pid,
-            uid: closer.uid,
-            cgroup: end.owner.as_ref().map_or(0, |owner| owner.cgroup),
-            comm: closer.comm.clone(),
-        });
-        let Some(owner) = closer.or_else(|| end.owner.clone()) else { return };
+        // Not who runs when the last packet comes.
+        let Some(owner) = end.owner.clone() else { return };
         self.add((end.netns, end.tuple), end.time_ns, owner);
     }
 
@@ -133,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn by_who_closed_them() {
+    fn by_who_made_them() {
         let mut closed = Closed::default();
         for port in 1..=3 {
             closed.add((7, tuple(port)), 100 * SECOND, owner(1));

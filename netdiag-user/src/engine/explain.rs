@@ -43,7 +43,8 @@ impl Engine {
         let mut facts =
             if troubled { self.gatherer.gather(&connection, samples) } else { Default::default() };
         if let (true, None, Some(owner)) = (troubled, &facts.process, &connection.owner) {
-            let path = self.searches.within(|| self.cgroups.path(owner.cgroup)).flatten();
+            let path = self.cgroups.known(owner.cgroup);
+            let path = path.or_else(|| self.searches.within(|| self.cgroups.path(owner.cgroup)).flatten());
             facts.process = path.map(|path| process::ended(owner, &path));
         }
         if let Some(holders) = &mut facts.holders {

@@ -93,10 +93,18 @@ impl Engine {
         }
         let key = (again.netns, again.tuple.source.port());
         let look = || queues::sample_at(again.tuple.source, again.netns, now_ns());
-        let samples = if self.may_be_wanted(again) { self.searches.within(look) } else { None };
+        let samples = if self.may_be_wanted(again) { self.sampled(look) } else { None };
         let Some(one) = self.floods.0.get_mut(&key) else { return };
         one.quiet_until_ns = again.time_ns + AGAIN_NS;
         one.first = samples.filter(|all| all.iter().any(flood::is_full)).map(|all| (now_ns(), all));
+    }
+
+    /// The agent can do without it as without other looks at queues.
+    fn sampled<T>(&mut self, look: impl FnOnce() -> T) -> Option<T> {
+        let before = self.searches.total_ns();
+        let seen = self.searches.within(look);
+        self.samplings_ns += self.searches.total_ns() - before;
+        seen
     }
 
     fn may_be_wanted(&self, again: &SynAckAgain) -> bool {
@@ -114,7 +122,7 @@ impl Engine {
 
     fn judge(&mut self, netns: u32, tuple: &Tuple, at: u64, first: Vec<QueueSample>) -> Option<Explained> {
         let now = now_ns();
-        let facts = self.searches.within(|| gather(netns, tuple, now, first))?;
+        let facts = self.sampled(|| gather(netns, tuple, now, first))?;
         let place = Place { netns, netns_name: netns::name_of(netns.into()), interface: None };
         let coverage = Coverage { lost_events: self.lost_since(at), ..Coverage::default() };
         let again = Moment { time_ns: at, what: What::SynAckRetransmitted { place } };

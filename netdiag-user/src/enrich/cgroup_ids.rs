@@ -39,6 +39,11 @@ impl CgroupIds {
         self.paths.get(&id).cloned()
     }
 
+    /// The same without another look.
+    pub fn known(&self, id: u64) -> Option<String> {
+        self.paths.get(&id).cloned()
+    }
+
     fn walk_again(&mut self) {
         self.walked = Some(Instant::now());
         let Some(root) = root() else { return };

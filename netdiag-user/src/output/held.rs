@@ -8,7 +8,7 @@ use crate::enrich::facts::Holder;
 /// Sockets in one state, of one process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldPart {
-    /// Of those in TIME_WAIT the one that was seen to close them; null where no process holds them, or none that may be
+    /// Of those in TIME_WAIT the one that was seen to make them; null where no process holds them, or none that may be
     /// seen.
     pub process: Option<ProcessPart>,
     pub state: String,

@@ -69,6 +69,12 @@ pub struct Connection {
     pub lost_steps: u32,
 }
 
+/// Closed by its process already: what follows happens when packets come, whoever runs then.
+fn is_after_close(state: TcpState) -> bool {
+    use TcpState::{Closing, FinWait1, FinWait2, LastAck, TimeWait};
+    matches!(state, FinWait1 | FinWait2 | Closing | LastAck | TimeWait)
+}
+
 impl Connection {
     /// Takes what is large out of the record.
     pub(super) fn ended(end: &mut ConnectionEnd, reasons: &Reasons) -> Self {
@@ -94,7 +100,7 @@ impl Connection {
             keepalive: reasons.has_keepalive(end.sk_flags),
             orphaned,
             tcp: std::mem::take(&mut end.tcp),
-            closer: end.closer.take(),
+            closer: end.closer.take().filter(|_| orphaned != Some(true) || !is_after_close(end.from)),
             lost_steps: end.lost_steps,
         }
     }

@@ -120,9 +120,9 @@ fn made_by_itself() -> Result<()> {
     let report = run_steps(&net.client, &format!("churn=200,{address}"))?;
     let found = report.exits(1)?.the_only(EXHAUSTED)?.certain()?.errno(Some("EADDRNOTAVAIL"))?;
     let pid = &found.at("/process/pid").clone();
-    found.mentions("/summary", &format!("6 in TIME_WAIT after nd-client[{pid}]"))?;
+    found.mentions("/summary", &format!("6 in TIME_WAIT made by nd-client[{pid}]"))?;
     found.mentions("/summary", &format!("4 of nd-client[{}]", holder.pid()))?;
-    found.mentions("/explanation", &format!("It was seen who closed: 6 of nd-client[{pid}]."))?;
+    found.mentions("/explanation", &format!("It was seen who made them: 6 of nd-client[{pid}]."))?;
     found
         .has("/holders/0/count", 6)?
         .has("/holders/0/state", "TIME_WAIT")?

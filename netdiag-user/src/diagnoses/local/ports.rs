@@ -92,7 +92,7 @@ fn by_whom(evidence: &Evidence) -> String {
     let mut groups: Vec<(String, u64)> = Vec::new();
     for holder in evidence.facts.holders.iter().flatten() {
         let name = match &holder.process {
-            Some(_) if is_time_wait(holder) => format!("in TIME_WAIT after {}", who(holder)),
+            Some(_) if is_time_wait(holder) => format!("in TIME_WAIT made by {}", who(holder)),
             None if is_time_wait(holder) => "in TIME_WAIT".to_owned(),
             Some(_) => format!("of {}", who(holder)),
             None => format!("in {}", state_name(holder)),
@@ -143,7 +143,7 @@ fn explanation(evidence: &Evidence, call: Call, size: Option<u64>, held: Option<
     text
 }
 
-/// Who made the sockets in TIME_WAIT: those that were seen to close them, or who is likely.
+/// Who made the sockets in TIME_WAIT: those that were seen, or who is likely.
 fn makers(evidence: &Evidence) -> String {
     let waiting = || evidence.facts.holders.iter().flatten().filter(|holder| is_time_wait(holder));
     let mut seen: Vec<&Holder> = waiting().filter(|holder| holder.process.is_some()).collect();
@@ -160,7 +160,7 @@ fn makers(evidence: &Evidence) -> String {
         0 => String::new(),
         count => format!(" Of {count} it is not known who made them."),
     };
-    format!(" It was seen who closed: {}{others}.{unknown}", names.join(", "))
+    format!(" It was seen who made them: {}{others}.{unknown}", names.join(", "))
 }
 
 /// Who made the sockets in TIME_WAIT, where one program alone has to do with the destination: it holds the other

@@ -101,9 +101,9 @@ fn makers_of_time_wait_that_were_seen() {
     let range = no_port().holders(holders).sysctl("net.ipv4.ip_local_port_range", "40000\t40009");
     let (code, confidence, finding) = best(range);
     assert_eq!((code, confidence), ("local.ports-exhausted", Confidence::Certain));
-    assert!(finding.cause.contains("8 in TIME_WAIT after nginx[7]"), "{}", finding.cause);
+    assert!(finding.cause.contains("8 in TIME_WAIT made by nginx[7]"), "{}", finding.cause);
     let text = &finding.explanation;
-    assert!(text.contains("It was seen who closed: 8 of nginx[7]. Of 1 it is not known"), "{text}");
+    assert!(text.contains("It was seen who made them: 8 of nginx[7]. Of 1 it is not known"), "{text}");
     assert!(!text.contains("likely"), "{text}");
 }
 
