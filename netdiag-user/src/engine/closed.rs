@@ -64,7 +64,8 @@ impl Closed {
     /// Names the makers of what is in TIME_WAIT among those that hold a port.
     pub(super) fn name(&self, connection: &Connection, holders: &mut Vec<Holder>, now: u64) {
         let waits = |holder: &Holder| holder.process.is_none() && holder.state == in_the_way::TIME_WAIT;
-        if self.by.is_empty() || connection.peer.port() == 0 || !holders.iter().any(waits) {
+        let asks_for_any = connection.local.port() == 0 && connection.peer.port() != 0;
+        if self.by.is_empty() || !asks_for_any || !holders.iter().any(waits) {
             return;
         }
         let Some(handle) = netns::find(connection.netns.into()) else { return };
