@@ -2,9 +2,11 @@
 
 mod budget;
 mod changed;
+mod closed;
 mod dropped_at;
 mod drops;
 mod explain;
+mod floods;
 mod hosts;
 mod losses;
 mod rules;
@@ -16,17 +18,17 @@ mod translations;
 use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::MetadataExt;
 
 use aya::maps::{MapData, RingBuf};
 
 use crate::diagnoses::{Diagnosis, Evidence, Finding};
+use crate::enrich::cgroup_ids::CgroupIds;
 use crate::enrich::changes::Changes;
 use crate::enrich::containers::Containers;
 use crate::enrich::facts::QueueSample;
 use crate::enrich::firewall::Firewall;
 use crate::enrich::gather::Gatherer;
-use crate::enrich::{droppers, netns};
+use crate::enrich::{droppers, netns, process};
 use crate::kernel::KernelError;
 pub use crate::kernel::clock::now_ns;
 use crate::kernel::counters::Counts;
@@ -37,6 +39,8 @@ use crate::memory;
 use crate::probes::{self, Call, CallFailed, Event, Wire};
 use crate::track::{Connection, Limits, Tracker};
 use budget::Budget;
+use closed::Closed;
+use floods::Floods;
 use hosts::Hosts;
 pub use shed::{Shed, Spent};
 pub use subject::{matches, may_match};
@@ -90,6 +94,8 @@ pub struct Engine {
     hosts: Hosts,
     samples: HashMap<u64, Vec<QueueSample>>,
     sampled: VecDeque<u64>,
+    floods: Floods,
+    closed: Closed,
     /// When tc began to watch a namespace.
     wire_since: HashMap<u64, u64>,
     /// Namespaces that tc watches only because of a suspect connection, and when that was.
@@ -111,6 +117,8 @@ pub struct Engine {
     /// How many are lost until now; asked once for all connections that are finished together.
     lost_now: Option<u64>,
     containers: Containers,
+    /// Also of groups that are gone.
+    cgroups: CgroupIds,
     /// Rules, routes and links that were changed meanwhile.
     changes: Changes,
     /// Drops of XDP programs are told.
@@ -150,6 +158,8 @@ impl Engine {
             hosts: Hosts::default(),
             samples: HashMap::new(),
             sampled: VecDeque::new(),
+            floods: Floods::default(),
+            closed: Closed::default(),
             wire_since: HashMap::new(),
             just_in_time: HashMap::new(),
             follows: options.follow_processes,
@@ -165,6 +175,7 @@ impl Engine {
             lost: VecDeque::new(),
             lost_now: None,
             containers: Containers::default(),
+            cgroups: CgroupIds::of_now(),
             changes,
             asks_about_xdp: false,
             xdp_looked_ns: 0,
@@ -215,7 +226,7 @@ impl Engine {
 
     /// When [`Engine::poll`] should be called at the latest, `CLOCK_MONOTONIC` nanoseconds.
     pub fn next_due_ns(&self) -> Option<u64> {
-        self.tracker.next_due_ns()
+        [self.tracker.next_due_ns(), self.floods.next_due_ns()].into_iter().flatten().min()
     }
 
     /// Records that this build could not decode.
@@ -230,10 +241,7 @@ impl Engine {
     /// This process' id as the kernel side sees it: that of the initial pid namespace. Inside a container's
     /// pid namespace nothing says it, so a bind() that must fail is made, and its record read.
     pub fn own_pid(&mut self) -> Option<u32> {
-        /// Inode number of the initial pid namespace (include/linux/proc_ns.h, `PROC_PID_INIT_INO`).
-        const INITIAL: u64 = 0xEFFF_FFFC;
-        let namespace = std::fs::metadata("/proc/self/ns/pid").ok()?;
-        if namespace.ino() == INITIAL {
+        if process::sees_initial_pids() {
             return Some(std::process::id());
         }
         // RFC 5737: an address that no host has.
@@ -294,6 +302,8 @@ impl Engine {
             let Some(mut event) = self.next_event() else { break };
             match &mut event {
                 Event::Suspect(suspect) => self.suspect(suspect),
+                Event::Connection(end) => self.closed.note(end),
+                Event::SynAckAgain(again) => self.syn_ack_again(again),
                 Event::SocketError(error) => self.find_owner(error),
                 Event::Drop(drop) => {
                     self.name_rule(drop);
@@ -322,6 +332,9 @@ impl Engine {
             if let Some(explained) = self.explain(finished) {
                 tell(explained)?;
             }
+        }
+        for explained in self.flooded(now) {
+            tell(explained)?;
         }
         Ok(())
     }

@@ -10,6 +10,11 @@ pub const EXPECTED: &[ExpectedSkip] = &[
     },
     ExpectedSkip {
         kernel: "*",
+        scenario: "healthy__container_*_crun",
+        reason: "a container runtime is not on every machine; the others do the same with unshare",
+    },
+    ExpectedSkip {
+        kernel: "*",
         scenario: "healthy__agent_prometheus_scrapes",
         reason: "Prometheus is large, and not on every machine",
     },

@@ -58,7 +58,11 @@ pub fn steps(steps: &str) -> Result<Command> {
     own("nd-client", steps)
 }
 
-pub(crate) fn own(binary: &str, steps: &str) -> Result<Command> {
+/// One of the programs of this crate with these steps.
+///
+/// # Errors
+/// When it was not built.
+pub fn own(binary: &str, steps: &str) -> Result<Command> {
     let mut command = vec![own_binary(binary)?.display().to_string()];
     command.extend(steps.split_whitespace().map(str::to_owned));
     Ok(command)

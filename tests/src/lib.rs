@@ -9,6 +9,7 @@
 pub mod bpf;
 pub mod bpf_objects;
 pub mod clients;
+pub mod container;
 pub mod datagrams;
 pub mod dropping;
 pub mod foreign;

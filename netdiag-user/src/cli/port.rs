@@ -21,7 +21,7 @@ pub fn port(args: &PortArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let ports = Some(Ports::local(args.port));
     let inventory = Inventory::read(Ask { tcp: states::ALL, udp: states::ALL, ports });
     let time = Timestamp::now();
-    let pressure = pressure::measure(inventory.sockets.iter());
+    let pressure = pressure::measure(inventory.sockets.iter(), None);
     let reports: Vec<SocketReport> = stands(&inventory.sockets)
         .into_iter()
         .map(|(held, connections)| {

@@ -38,7 +38,7 @@ pub fn sockets(args: SocketsArgs, global: &Global) -> anyhow::Result<ExitCode> {
         all.iter().copied().filter(|(held, _)| is_in(wanted, held)).collect();
 
     let time = Timestamp::now();
-    let pressure = pressure::measure(all.iter().map(|(held, _)| *held));
+    let pressure = pressure::measure(all.iter().map(|(held, _)| *held), Some(&inventory.sockets));
     let report = |(held, closer): &(&Held, Option<&Closer>)| {
         let listens = held.socket.state == State::Listen;
         let pressure = pressure.get(&(held.netns, held.socket.local.port())).filter(|_| listens);

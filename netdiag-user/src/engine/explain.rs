@@ -6,7 +6,7 @@ use super::dropped_at::{self, Asks};
 use super::{Engine, Explained, Prefilter, now_ns};
 use crate::diagnoses::{self, Coverage, Evidence, leak};
 use crate::enrich::facts::NetnsFact;
-use crate::enrich::{netns, owners, queues};
+use crate::enrich::{netns, owners, process, queues};
 use crate::kernel::registry::{Probe, Weight};
 use crate::probes::Owner;
 use crate::track::{Connection, Due, End, Finished, Side, What};
@@ -52,6 +52,14 @@ impl Engine {
         let troubled = connection.errno.is_some() || !is_orderly(&connection) || leaked;
         let mut facts =
             if troubled { self.gatherer.gather(&connection, samples) } else { Default::default() };
+        if let (true, None, Some(owner)) = (troubled, &facts.process, &connection.owner) {
+            let path = self.cgroups.known(owner.cgroup);
+            let path = path.or_else(|| self.searches.within(|| self.cgroups.path(owner.cgroup)).flatten());
+            facts.process = path.map(|path| process::ended(owner, &path));
+        }
+        if let Some(holders) = &mut facts.holders {
+            self.closed.name(&connection, holders, now_ns());
+        }
         facts.other_netns = other_end.as_ref().map(|other| {
             let inode = other.netns.into();
             NetnsFact { inode, name: netns::name_of(inode) }

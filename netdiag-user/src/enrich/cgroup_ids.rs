@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::os::unix::fs::DirEntryExt;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,20 +15,45 @@ const MAX_GROUPS: usize = 16384;
 #[derive(Debug, Default)]
 pub struct CgroupIds {
     paths: HashMap<u64, String>,
+    /// The root's number, which tells nothing: with v1 hierarchies everybody is there.
+    root: u64,
     walked: Option<Instant>,
 }
 
 impl CgroupIds {
-    /// The path of a group that is still there, as `/proc/PID/cgroup` writes it.
+    /// With those that are there.
+    pub fn of_now() -> Self {
+        let mut ids = Self::default();
+        ids.walk_again();
+        ids
+    }
+
+    /// The path of a group that is there, or was at an earlier look, as `/proc/PID/cgroup` writes it.
     pub fn path(&mut self, id: u64) -> Option<String> {
-        if id == 0 {
+        if id == 0 || id == self.root {
             return None;
         }
         if !self.paths.contains_key(&id) && self.walked.is_none_or(|at| at.elapsed() >= AGAIN) {
-            self.walked = Some(Instant::now());
-            self.paths = root().map(|root| walk(&root)).unwrap_or_default();
+            self.walk_again();
         }
         self.paths.get(&id).cloned()
+    }
+
+    /// The same without another look.
+    pub fn known(&self, id: u64) -> Option<String> {
+        self.paths.get(&id).cloned()
+    }
+
+    fn walk_again(&mut self) {
+        self.walked = Some(Instant::now());
+        let Some(root) = root() else { return };
+        self.root = fs::metadata(&root).map(|root| root.ino()).unwrap_or_default();
+        let found = walk(&root);
+        // A number is not given twice (fs/kernfs/dir.c, `__kernfs_new_node`), so those that are gone may stay.
+        if self.paths.len() + found.len() > 2 * MAX_GROUPS {
+            self.paths.clear();
+        }
+        self.paths.extend(found);
     }
 }
 
@@ -62,8 +87,6 @@ fn walk(root: &Path) -> HashMap<u64, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
 
     #[test]

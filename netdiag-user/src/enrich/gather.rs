@@ -13,7 +13,7 @@ use crate::probes::protocol;
 use crate::track::{Connection, Side};
 
 mod cache;
-mod in_the_way;
+pub(crate) mod in_the_way;
 mod needs;
 
 pub use cache::Gatherer;
@@ -76,7 +76,7 @@ fn about_connection(connection: &Connection, queue_samples: Vec<QueueSample>, wi
     let owner = connection.owner.as_ref().filter(|_| with_process);
     Facts {
         netns: (connection.netns != 0).then(|| netns_fact(connection.netns.into())),
-        process: owner.and_then(|owner| process::read(owner.pid)),
+        process: owner.and_then(process::of_owner),
         queue_samples,
         ..Facts::default()
     }

@@ -1,12 +1,15 @@
 //! A process as `/proc` describes it.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::sync::OnceLock;
 
 use jiff::{SignedDuration, Timestamp};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::cgroup;
+use crate::probes::Owner;
 
 /// Longer command lines are cut, at a character boundary.
 const MAX_COMMAND_LINE: usize = 4096;
@@ -52,8 +55,28 @@ pub fn read(pid: u32) -> Option<Process> {
     })
 }
 
+/// Reads the process that the kernel saw, by its number in the initial pid namespace. `None` if it is gone, and where
+/// this program runs in another pid namespace: there that number may be somebody else's.
+pub fn of_owner(owner: &Owner) -> Option<Process> {
+    // What was found in /proc has the number that it has there, and no group.
+    (sees_initial_pids() || owner.cgroup == 0).then(|| read(owner.pid)).flatten()
+}
+
+/// What is left of one that has ended: its name, and what the path of its control group tells.
+pub fn ended(owner: &Owner, cgroup: &str) -> Process {
+    Process { pid: owner.pid, comm: owner.comm.to_string(), uid: owner.uid, ..of_cgroup(cgroup) }
+}
+
+/// Whether `/proc` has the numbers that the kernel side tells: those of the initial pid namespace.
+pub fn sees_initial_pids() -> bool {
+    /// Inode number of the initial pid namespace (include/linux/proc_ns.h, `PROC_PID_INIT_INO`).
+    const INITIAL: u64 = 0xEFFF_FFFC;
+    static SEES: OnceLock<bool> = OnceLock::new();
+    *SEES.get_or_init(|| fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| namespace.ino() == INITIAL))
+}
+
 /// What the path of a control group tells about its processes; the rest is left empty.
-pub fn of_cgroup(path: &str) -> Process {
+fn of_cgroup(path: &str) -> Process {
     let cgroup = cgroup::parse(&format!("0::{path}\n"));
     Process {
         cgroup: cgroup.path,

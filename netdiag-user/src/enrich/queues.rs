@@ -14,6 +14,9 @@ const COUNTERS: &[(&str, &str)] = &[
     ("TcpExt", "ListenDrops"),
     ("TcpExt", "TCPReqQFullDrop"),
     ("TcpExt", "TCPReqQFullDoCookies"),
+    ("TcpExt", "SyncookiesSent"),
+    ("TcpExt", "SyncookiesRecv"),
+    ("TcpExt", "SyncookiesFailed"),
     ("Tcp", "PassiveOpens"),
 ];
 
@@ -26,6 +29,11 @@ pub fn sample(peer: SocketAddr, from_netns: u32, time_ns: u64) -> Vec<QueueSampl
     let namespaces = listeners::where_is(peer.ip(), from_netns.into()).found;
     let handles = namespaces.into_iter().filter_map(netns::find);
     handles.flat_map(|netns| sample_in(&netns, peer, time_ns)).collect()
+}
+
+/// The same of the listeners that take connections to `local`, an address of the namespace `inode` itself.
+pub fn sample_at(local: SocketAddr, inode: u32, time_ns: u64) -> Vec<QueueSample> {
+    netns::find(inode.into()).map(|netns| sample_in(&netns, local, time_ns)).unwrap_or_default()
 }
 
 fn sample_in(netns: &NetnsHandle, peer: SocketAddr, time_ns: u64) -> Vec<QueueSample> {

@@ -206,10 +206,14 @@ pub(super) fn dump_as<T>(
 ) -> Result<Vec<T>, EnrichError> {
     let mut socket = Socket::diag(netns)?;
     let ports = ports.unwrap_or_default();
+    // The kernel does not ask a bound socket for its port (net/ipv4/inet_diag.c, from 6.8 on).
+    let is = |wanted: Option<u16>, port: u16| wanted.is_none_or(|wanted| wanted == port);
+    let is_asked =
+        |socket: &SocketInfo| is(ports.local, socket.local.port()) && is(ports.peer, socket.peer.port());
     let mut found = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
         let request = request(family as u8, protocol, states, ports);
-        found.extend(socket.dump(&request, |payload| parse(payload, protocol).map(&keep))?);
+        found.extend(socket.dump(&request, |payload| parse(payload, protocol).filter(is_asked).map(&keep))?);
     }
     Ok(found)
 }
@@ -291,6 +295,7 @@ fn timer(number: u8) -> Option<Timer> {
 mod tests {
     use std::io::Write;
     use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::fd::AsRawFd;
 
     use super::super::netns;
     use super::super::testing::TestNetns;
@@ -335,7 +340,23 @@ mod tests {
 
         let by_port = tcp(Some(&handle), states::LISTEN, Some(Ports::local(4001))).unwrap();
         assert_eq!(by_port, found[1..]);
-        drop(listeners);
+        let bound = netns::enter(&handle, || {
+            let bound = nix::sys::socket::socket(
+                nix::sys::socket::AddressFamily::Inet,
+                nix::sys::socket::SockType::Stream,
+                nix::sys::socket::SockFlag::empty(),
+                None,
+            );
+            let bound = bound.unwrap();
+            let address = nix::sys::socket::SockaddrIn::new(127, 0, 0, 1, 4002);
+            nix::sys::socket::bind(bound.as_raw_fd(), &address).unwrap();
+            bound
+        })
+        .unwrap();
+        let by_port = tcp(Some(&handle), states::ALL, Some(Ports::local(4001))).unwrap();
+        assert_eq!(by_port, found[1..], "not the one that is bound to another port");
+        assert!(tcp(Some(&handle), states::ALL, Some(Ports::peer(4009))).unwrap().is_empty());
+        drop((listeners, bound));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use jiff::Timestamp;
 
+use super::held::HeldPart;
 use super::path;
 use super::report::{FirewallPart, Report};
 use super::style::{Look, Tone, columns, wrap};
@@ -13,6 +14,8 @@ use crate::enrich::droppers::BpfProgram;
 
 /// Programs of which one dropped the packet that are shown.
 const MAX_PROGRAMS: usize = 3;
+/// Holders of ports that are shown.
+const MAX_HOLDERS: usize = 5;
 /// Where the text of a labelled row begins.
 const LABEL: usize = 9;
 /// Where the code begins if the cause is shorter.
@@ -39,6 +42,8 @@ pub fn card(report: &Report, look: &Look) -> String {
     }
     let programs: Vec<String> = report.programs.iter().take(MAX_PROGRAMS).map(BpfProgram::text).collect();
     card.row("program", &programs);
+    let holders: Vec<String> = report.holders.iter().take(MAX_HOLDERS).map(HeldPart::text).collect();
+    card.row("held by", &holders);
     let when: Vec<String> =
         timeline::rows(report).into_iter().map(|(time, text)| format!("{time}  {text}")).collect();
     card.row("when", &when);
@@ -276,11 +281,12 @@ fn notes(report: &Report) -> Vec<String> {
     if !coverage.shed.is_empty() && report.confidence != Confidence::Certain {
         notes.push(format!("given up to keep within the agent's budget: {}", coverage.shed.join(", ")));
     }
-    if !coverage.since && report.connection.call.is_none() {
+    let flow = report.connection.call.is_none() && report.connection.has_peer();
+    if !coverage.since && flow {
         notes.push("seen only from the first sign of trouble on, not from its start".to_owned());
     }
     // What the kernel itself said needs no packets as a proof.
-    if report.confidence != Confidence::Certain && !coverage.wire && report.connection.call.is_none() {
+    if report.confidence != Confidence::Certain && !coverage.wire && flow {
         notes.push(match coverage.wire_since_suspect {
             true => "packets on the wire were watched only from the first retransmit on".to_owned(),
             false => "packets on the wire were not watched".to_owned(),

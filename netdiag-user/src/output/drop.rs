@@ -123,7 +123,7 @@ impl DropReport {
             netns_name: drop.netns_name.clone(),
         };
         let owner = drop.whose.owner();
-        let details = owner.and_then(|owner| process::read(owner.pid));
+        let details = owner.and_then(process::of_owner);
         let time = clock.at(group.last_ns);
         let mut report = Self {
             head: Head::new("drop", time),

@@ -74,6 +74,9 @@ fn is_connected(connection: &Connection) -> bool {
 }
 
 fn end(connection: &Connection, timeline: &[Moment], comm: Option<&str>) -> Option<Event> {
+    if connection.is_of_listener() {
+        return None;
+    }
     let who = comm.unwrap_or("the application");
     let (from, to) = match connection.end {
         End::CallFailed { call } => {

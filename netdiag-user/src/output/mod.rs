@@ -13,6 +13,7 @@ mod drop_counts;
 mod drop_text;
 mod event;
 mod fold;
+mod held;
 mod icmp;
 mod json;
 mod last_holder;

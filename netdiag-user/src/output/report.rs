@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::clock::{Clock, rfc3339};
 use super::event::{self, Event};
+use super::held::HeldPart;
 use crate::diagnoses::words::errno_name;
 use crate::diagnoses::{Confidence, Coverage, Diagnosis, Evidence, Finding, NextStep, Where};
 use crate::enrich::droppers::BpfProgram;
@@ -104,6 +105,9 @@ pub struct Report {
     pub firewall: Option<FirewallPart>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listener: Option<Listener>,
+    /// Who holds the ports or the address that the call could not have, most sockets first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holders: Vec<HeldPart>,
     /// BPF programs of which one dropped the packet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub programs: Vec<BpfProgram>,
@@ -148,6 +152,10 @@ impl Report {
             place: finding.place.clone(),
             firewall: finding.firewall.as_ref().map(FirewallPart::from),
             listener: finding.listener.clone(),
+            holders: match diagnosis.symptom() {
+                "local" => evidence.facts.holders.iter().flatten().map(HeldPart::from).collect(),
+                _ => Vec::new(),
+            },
             programs: finding.programs.clone(),
             duration_us: u64::try_from(connection.duration().as_micros()).unwrap_or(u64::MAX),
             evidence: events,

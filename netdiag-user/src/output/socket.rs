@@ -11,6 +11,7 @@ use super::report::{Endpoint, Head, ProcessPart};
 use super::style::{Look, Tone};
 use super::table::{Align, Table};
 use super::time_wait;
+use crate::diagnoses::flood::Rates;
 use crate::enrich::sockets::{Protocol, State};
 use crate::enrich::{behaviour, process};
 use crate::whose::pressure::Pressure;
@@ -49,6 +50,28 @@ pub struct RemarkPart {
 impl From<Remark> for RemarkPart {
     fn from(remark: Remark) -> Self {
         Self { remark: remark.kind, code: remark.kind.code(), text: remark.text }
+    }
+}
+
+/// What comes to the listeners of the network namespace, all a second.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct RatesPart {
+    pub dropped: f64,
+    pub cookies_sent: f64,
+    pub cookies_valid: f64,
+    pub cookies_failed: f64,
+    pub finished: f64,
+}
+
+impl From<Rates> for RatesPart {
+    fn from(rates: Rates) -> Self {
+        Self {
+            dropped: rates.dropped,
+            cookies_sent: rates.cookies,
+            cookies_valid: rates.valid,
+            cookies_failed: rates.failed,
+            finished: rates.finished,
+        }
     }
 }
 
@@ -97,6 +120,9 @@ pub struct SocketReport {
     pub half_open: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub half_open_sources: Option<u32>,
+    /// Where SYNs come in that the queue does not hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub syn_rates: Option<RatesPart>,
     /// Connections of this listener.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections: Option<u32>,
@@ -156,6 +182,7 @@ impl SocketReport {
             age_at_least_us: remarks::age_at_least(held).map(micros),
             half_open: None,
             half_open_sources: None,
+            syn_rates: None,
             connections: None,
             uid: socket.uid,
             interface: (socket.interface != 0).then_some(socket.interface),
@@ -188,6 +215,7 @@ impl SocketReport {
     #[must_use]
     pub fn with_pressure(mut self, held: &Held, pressure: Option<&Pressure>) -> Self {
         let Some(pressure) = pressure else { return self };
+        self.syn_rates = pressure.rates.filter(|rates| rates.excess() > 0.0).map(RatesPart::from);
         self.half_open = Some(pressure.half_open);
         self.half_open_sources = Some(pressure.sources);
         for remark in &mut self.remarks {

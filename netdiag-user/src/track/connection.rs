@@ -79,6 +79,12 @@ pub struct Connection {
     pub lost_steps: u32,
 }
 
+/// Closed by its process already: what follows happens when packets come, whoever runs then.
+fn is_after_close(state: TcpState) -> bool {
+    use TcpState::{Closing, FinWait1, FinWait2, LastAck, TimeWait};
+    matches!(state, FinWait1 | FinWait2 | Closing | LastAck | TimeWait)
+}
+
 impl Connection {
     /// Takes what is large out of the record.
     pub(super) fn ended(end: &mut ConnectionEnd, reasons: &Reasons) -> Self {
@@ -105,7 +111,7 @@ impl Connection {
             keepalive: reasons.has_keepalive(end.sk_flags),
             orphaned,
             tcp: std::mem::take(&mut end.tcp),
-            closer: end.closer.take(),
+            closer: end.closer.take().filter(|_| orphaned != Some(true) || !is_after_close(end.from)),
             lost_steps: end.lost_steps,
         }
     }
@@ -190,6 +196,12 @@ impl Connection {
     /// Whether packets to there go to its peer, before NAT or after.
     pub(super) fn goes_to(&self, destination: SocketAddr) -> bool {
         destination == self.peer || self.before_nat.is_some_and(|asked| destination == asked.peer)
+    }
+
+    /// It stands for all the handshakes that a listener waits for: it came from nobody in particular.
+    pub fn is_of_listener(&self) -> bool {
+        let half_open = End::State { from: TcpState::SynRecv, to: TcpState::Close };
+        self.side == Side::Inbound && self.end == half_open && self.peer.port() == 0
     }
 
     /// Local end as source.

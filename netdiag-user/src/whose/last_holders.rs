@@ -114,15 +114,10 @@ impl LastHolders {
         if let Some(seen) = self.seen.get(place).filter(|seen| seen.process.pid == owner.pid) {
             return seen.process.clone();
         }
-        let lives = process::read(owner.pid).filter(|process| process.comm == owner.comm.as_str());
+        let lives = process::of_owner(owner).filter(|process| process.comm == owner.comm.as_str());
         lives.unwrap_or_else(|| {
-            let cgroup = self.cgroups.path(owner.cgroup).map(|path| process::of_cgroup(&path));
-            Process {
-                pid: owner.pid,
-                comm: owner.comm.to_string(),
-                uid: owner.uid,
-                ..cgroup.unwrap_or_default()
-            }
+            let cgroup = self.cgroups.path(owner.cgroup).unwrap_or_default();
+            process::ended(owner, &cgroup)
         })
     }
 }

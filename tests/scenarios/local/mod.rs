@@ -23,6 +23,8 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::hit(EXHAUSTED, "v4", || ports_held(Family::V4)),
     Scenario::hit(EXHAUSTED, "v6", || ports_held(Family::V6)),
     Scenario::hit(EXHAUSTED, "time_wait", ports_in_time_wait),
+    Scenario::hit(EXHAUSTED, "made_by_itself", made_by_itself),
+    Scenario::hit(EXHAUSTED, "listeners_in_the_range", listeners_in_the_range),
     Scenario::hit(EXHAUSTED, "bind_to_port_0", bind_to_port_0).needs(PYTHON),
     Scenario::near_miss(EXHAUSTED, "the_last_port", the_last_port),
     Scenario::near_miss(EXHAUSTED, "other_destination", other_destination),
@@ -103,6 +105,52 @@ fn ports_in_time_wait() -> Result<()> {
     let report = net.netdiag_run(&clients::connect(address)?)?;
     let found = report.exits(1)?.the_only(EXHAUSTED)?.certain()?.errno(Some("EADDRNOTAVAIL"))?;
     found.mentions("/summary", "10 in TIME_WAIT")?.mentions("/explanation", "likely made by nd-client")?;
+    Ok(())
+}
+
+/// The command itself made what is in TIME_WAIT, and was seen to; another process holds the rest open.
+fn made_by_itself() -> Result<()> {
+    let net = Topology::new()?;
+    ten_ports(&net.client)?;
+    let address = Family::V6.server(18211);
+    let _server = servers::echo(&net.server, address)?;
+    let holder = net.client.spawn(&clients::steps(&format!("many=4,{address} wait"))?)?;
+    holder.wait_for_line("connected 4", Duration::from_secs(5))?;
+    // Where the server's FIN comes first there is no TIME_WAIT, and the port is free again.
+    let report = run_steps(&net.client, &format!("churn=200,{address}"))?;
+    let found = report.exits(1)?.the_only(EXHAUSTED)?.certain()?.errno(Some("EADDRNOTAVAIL"))?;
+    let pid = &found.at("/process/pid").clone();
+    found.mentions("/summary", &format!("6 in TIME_WAIT made by nd-client[{pid}]"))?;
+    found.mentions("/summary", &format!("4 of nd-client[{}]", holder.pid()))?;
+    found.mentions("/explanation", &format!("It was seen who made them: 6 of nd-client[{pid}]."))?;
+    found
+        .has("/holders/0/count", 6)?
+        .has("/holders/0/state", "TIME_WAIT")?
+        .has("/holders/0/process/pid", pid.clone())?;
+    found.has("/holders/1/count", 4)?.has("/holders/1/process/pid", holder.pid())?;
+    Ok(())
+}
+
+/// Ports of the range that listeners hold are not free for anybody.
+fn listeners_in_the_range() -> Result<()> {
+    let net = Topology::new()?;
+    ten_ports(&net.client)?;
+    let address = Family::V4.server(18212);
+    let _server = servers::echo(&net.server, address)?;
+    let listeners = [40000, 40003, 40006].map(|port| servers::echo(&net.client, Family::V4.loopback(port)));
+    let listeners: Vec<_> = listeners.into_iter().collect::<Result<_>>()?;
+    let holder = net.client.spawn(&clients::steps(&format!("many=7,{address} wait"))?)?;
+    holder.wait_for_line("connected 7", Duration::from_secs(5))?;
+    let report = net.netdiag_run(&clients::connect(address)?)?;
+    let found = report.exits(1)?.the_only(EXHAUSTED)?.certain()?.errno(Some("EADDRNOTAVAIL"))?;
+    found.mentions("/summary", "all 10 local ports")?;
+    found.has("/holders/0/count", 7)?.has("/holders/0/process/pid", holder.pid())?;
+    let listening = (1..4).map(|index| found.at(&format!("/holders/{index}/process/pid")).as_u64());
+    let mut pids: Vec<Option<u64>> = listening.collect();
+    let mut expected: Vec<Option<u64>> = listeners.iter().map(|server| Some(server.pid().into())).collect();
+    pids.sort_unstable();
+    expected.sort_unstable();
+    ensure!(pids == expected, "{}", found.value);
     Ok(())
 }
 

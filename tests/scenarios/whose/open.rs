@@ -94,22 +94,48 @@ time.sleep(60)
 }
 
 /// SYNs from many addresses that nobody finishes, more than the queue holds: a flood, with cookies.
-pub fn syn_flood() -> Result<()> {
+pub fn syn_flood(family: Family) -> Result<()> {
     let net = Topology::new()?;
     net.server.sysctl("net.ipv4.tcp_syncookies", "1")?;
-    let address = Family::V4.server(18724);
+    let address = family.server(18724);
     let server = servers::steps(&net.server, &format!("tcp reuseaddr bind={address} listen=16 wait"))?;
     let _flood = flood(&net, address)?;
     let found = wait_for_remark(&net.server, "syn-flood")?;
     ensure!(found["processes"][0]["pid"] == server.pid() && found["local"]["port"] == 18724, "{found:#}");
     ensure!(found["half_open"].as_u64() >= Some(16), "{found:#}");
     ensure!(found["half_open_sources"].as_u64() >= Some(8), "{found:#}");
+    ensure!(found["syn_rates"]["cookies_sent"].as_f64() > Some(10.0), "{found:#}");
+    says(&found, "by SYN cookies the service goes on")
+}
+
+fn says(socket: &Value, part: &str) -> Result<()> {
+    let mut texts =
+        socket["remarks"].as_array().into_iter().flatten().filter_map(|remark| remark["text"].as_str());
+    ensure!(texts.any(|text| text.contains(part)), "no {part:?} in {socket:#}");
+    Ok(())
+}
+
+/// Without half-open connections, as every SYN gets a cookie: the only listener is flooded; of two nobody is named.
+pub fn syn_flood_cookies_for_all() -> Result<()> {
+    let net = Topology::new()?;
+    net.server.sysctl("net.ipv4.tcp_syncookies", "2")?;
+    let address = Family::V4.server(18726);
+    let server = servers::steps(&net.server, &format!("tcp reuseaddr bind={address} listen=16 wait"))?;
+    let _flood = flood(&net, address)?;
+    let found = wait_for_remark(&net.server, "syn-flood")?;
+    ensure!(found["processes"][0]["pid"] == server.pid() && found["half_open"] == 0, "{found:#}");
+    says(&found, "0 cookies a second come back valid")?;
+    let other = Family::V4.server(18727);
+    let _other = servers::steps(&net.server, &format!("tcp reuseaddr bind={other} listen=16 wait"))?;
+    let both = sockets(&net.server, &["--listening"])?;
+    ensure!(both.len() == 2 && both.iter().all(|object| remarks(object).is_empty()), "{both:#?}");
     Ok(())
 }
 
 /// Many clients that finish their handshakes, faster than they are accepted, are a crowd and no flood.
-pub fn crowd_is_no_flood() -> Result<()> {
+pub fn crowd_is_no_flood(cookies: &str) -> Result<()> {
     let net = Topology::new()?;
+    net.server.sysctl("net.ipv4.tcp_syncookies", cookies)?;
     let address = Family::V4.server(18725);
     let _server = servers::steps(&net.server, &format!("tcp reuseaddr bind={address} listen=64 echo"))?;
     let steps = format!("churn=100000,{address}");

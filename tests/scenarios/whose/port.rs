@@ -51,6 +51,28 @@ pub fn of_nobody() -> Result<()> {
     Ok(())
 }
 
+/// A socket that is bound and does nothing holds its own port and no other.
+pub fn bound_elsewhere() -> Result<()> {
+    const SCRIPT: &str = "
+import socket, time
+s = socket.socket()
+s.bind(('127.0.0.1', 18705))
+print('bound', flush=True)
+time.sleep(60)
+";
+    let host = Namespace::new("host")?;
+    let holder = host.spawn(&["python3", "-c", SCRIPT])?;
+    holder.wait_for_line("bound", START)?;
+    ensure!(netdiag(&["port", "18706"])?.is_empty());
+    // Before Linux 6.8 the kernel lists no socket that is bound only.
+    let found = netdiag(&["port", "18705"])?;
+    ensure!(
+        found.len() < 2 && found.iter().all(|one| one["processes"][0]["pid"] == holder.pid()),
+        "{found:#?}"
+    );
+    Ok(())
+}
+
 /// A listener that several processes hold is one object with all of them.
 pub fn shared_by_workers() -> Result<()> {
     const SCRIPT: &str = "

@@ -21,7 +21,7 @@ fn watch(namespace: &Namespace) -> Result<Process> {
 }
 
 /// Ends it as Ctrl-C does; what it says then.
-fn answer(watch: Process) -> Result<Vec<Value>> {
+pub fn answer(watch: Process) -> Result<Vec<Value>> {
     watch.signal(Signal::SIGINT)?;
     let output = watch.wait(LIMIT)?;
     output.exits(0)?;
@@ -47,7 +47,7 @@ fn network() -> Result<Topology> {
 }
 
 /// Waits until ss shows so many in TIME_WAIT.
-fn wait_for(namespace: &Namespace, count: u64) -> Result<()> {
+pub fn wait_for(namespace: &Namespace, count: u64) -> Result<()> {
     let start = Instant::now();
     loop {
         let now = ss(namespace, "state time-wait")?;
@@ -220,6 +220,27 @@ pub fn exit_without_close() -> Result<()> {
     let owner = only(&told, "owners", is_owner)?;
     ensure!(pid(owner) == Some(gone) && owner["process"]["comm"] == "nd-client", "{owner:#}");
     ensure!(owner["count"] == 17 && owner["exact"] == true && owner["ended"] == true, "{owner:#}");
+    Ok(())
+}
+
+/// Killed, each with open connections over IPv6: of one name they are one row, whose count is that of ss.
+pub fn killed_processes() -> Result<()> {
+    let net = Topology::new()?;
+    let address = Family::V6.server(18744);
+    let _echo = servers::echo(&net.server, address)?;
+    let watch = watch(&net.client)?;
+    for count in [9, 4] {
+        let client = net.client.spawn(&clients::steps(&format!("many={count},{address} wait"))?)?;
+        client.wait_for_line(&format!("connected {count}"), START)?;
+        client.signal(Signal::SIGKILL)?;
+        client.wait(LIMIT)?;
+    }
+    wait_for(&net.client, 13)?;
+    let waiting = ss(&net.client, "state time-wait dport = :18744")?;
+    let told = answer(watch)?;
+    let owner = only(&told, "owners", is_owner)?;
+    ensure!(owner["count"] == waiting && owner["exact"] == true && owner["ended"] == true, "{owner:#}");
+    ensure!(owner["processes"] == 2 && owner["process"]["comm"] == "nd-client", "{owner:#}");
     Ok(())
 }
 

@@ -9,10 +9,12 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::report::{Report, parse, state};
+use super::vectors;
 use crate::net::Namespace;
 use crate::process::{Process, patience};
 
 const START_LIMIT: Duration = Duration::from_secs(20);
+const EVIDENCE: &str = "evidence.jsonl";
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// A `netdiag watch` on the host, which sees every namespace.
@@ -63,6 +65,9 @@ impl<'a> Watch<'a> {
     fn launch(mut command: Command, namespaces: &[&'a Namespace], arguments: &[String]) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         command.args(["watch", "--format", "json", "--output"]).arg(directory.path().join("report.jsonl"));
+        if vectors::directory().is_some() {
+            command.arg("--save-evidence").arg(directory.path().join(EVIDENCE));
+        }
         command.args(arguments).env("NO_COLOR", "1").env("RUST_BACKTRACE", "1");
         let process = Process::spawn(command)?;
         process.wait_for_error_line("netdiag: watching", START_LIMIT)?;
@@ -109,6 +114,9 @@ impl<'a> Watch<'a> {
         let output = process.wait(STOP_LIMIT)?;
         let code = output.code();
         let mut report = Report::read(&file, code, output.stdout, output.stderr, state)?;
+        if let Some(vectors) = vectors::directory() {
+            vectors::record(&vectors, &directory.path().join(EVIDENCE), &report)?;
+        }
         drop(directory);
         let inodes: Vec<u64> = namespaces.iter().map(|namespace| namespace.inode()).collect();
         report.keep_only(&inodes);

@@ -1,10 +1,12 @@
 //! Symptom `flood`: more comes in than this machine can serve, and most of it is not meant to be served.
 
+mod rates;
 mod syn;
 
 use super::Diagnosis;
 
-pub use syn::is_flood;
+pub use rates::Rates;
+pub(crate) use syn::is_full;
 
 pub const ALL: &[Diagnosis] = &[Diagnosis {
     code: "flood.syn-flood",

@@ -92,7 +92,8 @@ fn by_whom(evidence: &Evidence) -> String {
     let mut groups: Vec<(String, u64)> = Vec::new();
     for holder in evidence.facts.holders.iter().flatten() {
         let name = match &holder.process {
-            _ if is_time_wait(holder) => "in TIME_WAIT".to_owned(),
+            Some(_) if is_time_wait(holder) => format!("in TIME_WAIT made by {}", who(holder)),
+            None if is_time_wait(holder) => "in TIME_WAIT".to_owned(),
             Some(_) => format!("of {}", who(holder)),
             None => format!("in {}", state_name(holder)),
         };
@@ -132,7 +133,7 @@ fn explanation(evidence: &Evidence, call: Call, size: Option<u64>, held: Option<
     match holders.first() {
         Some(first) if is_time_wait(first) => {
             text += " TIME_WAIT keeps a port for 60 seconds after this side closed first.";
-            text += &likely_makers(evidence);
+            text += &makers(evidence);
         }
         Some(first) if state_key(first) == "closewait" => {
             text += " Most are in CLOSE_WAIT: the peer has closed, and the program does not close its end.";
@@ -140,6 +141,26 @@ fn explanation(evidence: &Evidence, call: Call, size: Option<u64>, held: Option<
         _ => {}
     }
     text
+}
+
+/// Who made the sockets in TIME_WAIT: those that were seen, or who is likely.
+fn makers(evidence: &Evidence) -> String {
+    let waiting = || evidence.facts.holders.iter().flatten().filter(|holder| is_time_wait(holder));
+    let mut seen: Vec<&Holder> = waiting().filter(|holder| holder.process.is_some()).collect();
+    if seen.is_empty() {
+        return likely_makers(evidence);
+    }
+    seen.sort_by_key(|holder| std::cmp::Reverse(holder.count));
+    let names: Vec<String> =
+        seen.iter().take(3).map(|holder| format!("{} of {}", holder.count, who(holder))).collect();
+    let others = seen.len().saturating_sub(names.len());
+    let others = if others > 0 { format!(" and of {others} more processes") } else { String::new() };
+    let unknown: u32 = waiting().filter(|holder| holder.process.is_none()).map(|holder| holder.count).sum();
+    let unknown = match unknown {
+        0 => String::new(),
+        count => format!(" Of {count} it is not known who made them."),
+    };
+    format!(" It was seen who made them: {}{others}.{unknown}", names.join(", "))
 }
 
 /// Who made the sockets in TIME_WAIT, where one program alone has to do with the destination: it holds the other

@@ -92,6 +92,22 @@ fn all_ports_are_held() {
 }
 
 #[test]
+fn makers_of_time_wait_that_were_seen() {
+    let holders = vec![
+        holder(Some(7), "TIME_WAIT", "10.0.1.2:0", 8),
+        holder(None, "TIME_WAIT", "10.0.1.2:0", 1),
+        holder(Some(9), "LISTEN", "0.0.0.0:40001", 1),
+    ];
+    let range = no_port().holders(holders).sysctl("net.ipv4.ip_local_port_range", "40000\t40009");
+    let (code, confidence, finding) = best(range);
+    assert_eq!((code, confidence), ("local.ports-exhausted", Confidence::Certain));
+    assert!(finding.cause.contains("8 in TIME_WAIT made by nginx[7]"), "{}", finding.cause);
+    let text = &finding.explanation;
+    assert!(text.contains("It was seen who made them: 8 of nginx[7]. Of 1 it is not known"), "{text}");
+    assert!(!text.contains("likely"), "{text}");
+}
+
+#[test]
 fn reserved_ports_do_not_count() {
     let case = no_port().sysctl("net.ipv4.ip_local_reserved_ports", "80,40050-40200");
     let (_, confidence, finding) = best(case.holders(vec![holder(Some(7), "established", "10.0.1.2:0", 50)]));

@@ -7,8 +7,9 @@ use super::needs::InTheWay;
 use crate::enrich::EnrichError;
 use crate::enrich::facts::Holder;
 use crate::enrich::holders::owners_of;
+use crate::enrich::port_range::PortRange;
 use crate::enrich::process::Process;
-use crate::enrich::sockets::{self, Ports, SocketInfo, State, states};
+use crate::enrich::sockets::{self, Ports, Protocol, SocketInfo, State, states};
 use crate::enrich::sysctl;
 use crate::track::Connection;
 
@@ -25,15 +26,53 @@ pub(super) fn find(connection: &Connection, which: InTheWay) -> Option<Vec<Holde
             sockets
         }
         InTheWay::OfPeer => {
-            let mut sockets = list(connection, Some(Ports::peer(connection.peer.port()))).ok()?;
-            let bound = local.ip();
-            sockets.retain(|socket| {
-                socket.peer == connection.peer && (bound.is_unspecified() || socket.local.ip() == bound)
-            });
+            let mut sockets = towards(connection, states::ALL)?;
+            let taken: HashSet<u16> = sockets.iter().map(|socket| socket.local.port()).collect();
+            sockets.extend(bound(connection, &taken)?);
             sockets
         }
     };
     Some(group(&sockets))
+}
+
+/// As the kernel names the state.
+pub(crate) const TIME_WAIT: &str = "TIME_WAIT";
+
+/// Sockets in TIME_WAIT that keep a port of the range from another connection to the same peer; of the caller's network
+/// namespace.
+pub(crate) fn waiting_towards(connection: &Connection) -> Option<Vec<SocketInfo>> {
+    towards(connection, states::TIME_WAIT)
+}
+
+/// Connections of that source and destination, on ports that the kernel may choose.
+fn towards(connection: &Connection, states: u32) -> Option<Vec<SocketInfo>> {
+    let (range, bound) = (chosen_from()?, connection.local.ip());
+    let ports = Some(Ports::peer(connection.peer.port()));
+    let mut sockets = sockets::of_protocol(connection.protocol, None, states, ports).ok()?;
+    sockets.retain(|socket| {
+        socket.peer == connection.peer
+            && (bound.is_unspecified() || socket.local.ip() == bound)
+            && range.contains(socket.local.port())
+    });
+    Some(sockets)
+}
+
+/// Ports of the range that a listener holds, or a socket that was bound: connect() passes over them whatever their
+/// address (net/ipv4/inet_hashtables.c, `__inet_hash_connect`). Each port once.
+fn bound(connection: &Connection, taken: &HashSet<u16>) -> Option<Vec<SocketInfo>> {
+    let (range, states) = (chosen_from()?, states::LISTEN | states::CLOSE | states::BOUND_INACTIVE);
+    let mut sockets = sockets::of_protocol(connection.protocol, None, states, None).ok()?;
+    let mut seen = taken.clone();
+    sockets.retain(|socket| {
+        let port = socket.local.port();
+        socket.protocol == Protocol::Tcp && range.contains(port) && seen.insert(port)
+    });
+    Some(sockets)
+}
+
+fn chosen_from() -> Option<PortRange> {
+    let reserved = sysctl::read(None, PortRange::RESERVED);
+    PortRange::parse(&sysctl::read(None, PortRange::RANGE)?, reserved.as_deref())
 }
 
 fn list(connection: &Connection, ports: Option<Ports>) -> Result<Vec<SocketInfo>, EnrichError> {

@@ -52,7 +52,15 @@ impl Closer {
 
     /// Whether its process has ended.
     pub fn has_ended(&self) -> bool {
-        self.pid != 0 && !std::path::Path::new(&format!("/proc/{}", self.pid)).exists()
+        // Numbers that `/proc` does not have say nothing.
+        self.pid != 0
+            && process::sees_initial_pids()
+            && !std::path::Path::new(&format!("/proc/{}", self.pid)).exists()
+    }
+
+    /// Whether it is known in which container it is or was, if in any.
+    pub fn has_home(&self) -> bool {
+        self.process.is_some()
     }
 
     pub fn container(&self) -> Option<&str> {
@@ -112,7 +120,7 @@ impl Tracker {
             known: HashMap::new(),
             next: HashMap::new(),
             closers: HashMap::new(),
-            cgroups: CgroupIds::default(),
+            cgroups: CgroupIds::of_now(),
             missed: Missed::default(),
         }
     }
@@ -191,13 +199,13 @@ impl Tracker {
         if let Some(known) = self.closers.get(&who) {
             return Rc::clone(known);
         }
-        let process = process::read(owner.pid).filter(|_| was_there(closed, now_ns));
+        let process = process::of_owner(owner).filter(|_| was_there(closed, now_ns));
         let cgroup = process.is_none().then(|| self.cgroups.path(owner.cgroup)).flatten();
         let closer = Rc::new(Closer {
             pid: owner.pid,
             comm: process.as_ref().map_or_else(|| owner.comm.clone(), |process| process.comm.as_str().into()),
             uid: owner.uid,
-            process: process.or_else(|| cgroup.as_deref().map(|path| ended(closed, path))),
+            process: process.or_else(|| cgroup.as_deref().map(|path| process::ended(owner, path))),
             cgroup,
             by_kernel: closed.by_kernel,
         });
@@ -213,12 +221,6 @@ fn was_there(closed: &Closed, now_ns: u64) -> bool {
     let since_close = SignedDuration::from_nanos(now_ns.saturating_sub(closed.time_ns).cast_signed());
     process::started(closed.owner.pid)
         .is_some_and(|started| Timestamp::now().duration_since(started) + MARGIN >= since_close)
-}
-
-/// What is left of a process that has ended.
-fn ended(closed: &Closed, cgroup: &str) -> Process {
-    let owner = &closed.owner;
-    Process { pid: owner.pid, comm: owner.comm.to_string(), uid: owner.uid, ..process::of_cgroup(cgroup) }
 }
 
 #[cfg(test)]
