@@ -2,11 +2,11 @@
 //!
 //! Hook: `inet_sock_set_state`, tp_btf: a program of its own for `timewait`, which attaches nothing else, and a branch
 //! of probe `socket`'s for the agent, which would pay for a second program at each transition. The others pay
-//! nothing: the branch is dead code to them. A socket in TIME_WAIT has no process, and it comes about in whatever context handled the last packet
-//! (`tcp_time_wait`). But the way there always leads through FIN_WAIT1, and that is entered by the process that
-//! calls close(), shutdown() or exits (net/ipv4/tcp.c, `tcp_close_state`) with the socket locked. It is the one
-//! that holds the socket last: who accepted it, was passed it or inherited it. The ends are those that the
-//! TIME_WAIT socket will have.
+//! nothing: the branch is dead code to them. A socket in TIME_WAIT has no process, and it comes about in whatever
+//! context handled the last packet (`tcp_time_wait`). But the way there always leads through FIN_WAIT1, and that is
+//! entered by the process that calls close(), shutdown() or exits (net/ipv4/tcp.c, `tcp_close_state`) with the socket
+//! locked. It is the one that holds the socket last: who accepted it, was passed it or inherited it. The ends are those
+//! that the TIME_WAIT socket will have.
 //!
 //! Traps: a file that is put where no task may work for it (unix sockets in flight, io_uring) is closed by a kernel
 //! thread. A SYN_RECV socket that was shut down early goes to FIN_WAIT1 in softirq (`tcp_rcv_state_process`): then

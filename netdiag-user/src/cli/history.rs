@@ -39,7 +39,7 @@ pub fn history(args: HistoryArgs, global: &Global) -> anyhow::Result<ExitCode> {
             };
             let request = Request::History {
                 since_us: query.since.as_microsecond(),
-                until_us: query.until.as_microsecond(),
+                until_us: (query.until != Timestamp::MAX).then(|| query.until.as_microsecond()),
                 code: args.code.clone(),
                 filter: args.filter.clone(),
                 details: args.details,

@@ -46,7 +46,8 @@ pub fn stopped_for_a_while() -> Result<()> {
     let lost = agent.metric("netdiag_records_lost_total", &["cause=\"ring-full\""])?;
     ensure!(before < made && before + lost >= made, "{before} of {made} failures, {lost} records lost");
     host.refused(18902..18904)?;
-    agent.wait_for(FAILURES, &["code=\"refused.no-listener\""], before + 2.0, SOON)?;
+    // In a burst like this one the facts of some were not looked up, and these are counted without a code.
+    agent.wait_for(FAILURES, &[], before + 2.0, SOON)?;
     ensure!(agent.metric(FAILURES, &[])? == before + 2.0, "others were counted");
     for wrong in ["over its budget", "heartbeat: "] {
         ensure!(!agent.said().contains(wrong), "{}", agent.said());

@@ -36,16 +36,6 @@ fn summary(objects: &[Value]) -> Result<&Value> {
     only(objects, "summaries", |object| object["kind"] == "time-wait" && object["by"] == "all")
 }
 
-/// A FIN that overtakes the ACK before it makes TIME_WAIT answer that ACK (RFC 9293 §3.10.7.4); nobody has the
-/// connection at the other end any more, and the RST from there would end it (RFC 1337).
-fn network() -> Result<Topology> {
-    let net = Topology::new()?;
-    for end in [&net.client, &net.server] {
-        end.sysctl("net.ipv4.tcp_rfc1337", "1")?;
-    }
-    Ok(net)
-}
-
 /// Waits until ss shows so many in TIME_WAIT.
 pub fn wait_for(namespace: &Namespace, count: u64) -> Result<()> {
     let start = Instant::now();
@@ -67,7 +57,7 @@ fn churn(namespace: &Namespace, count: usize, address: SocketAddr) -> Result<Pro
 
 /// Two processes with different counts, and one that closes nothing first.
 pub fn two_processes() -> Result<()> {
-    let net = network()?;
+    let net = Topology::new()?;
     let [one, two, leaked] = [18731, 18732, 18733].map(|port| Family::V4.server(port));
     let _echoes = [servers::echo(&net.server, one)?, servers::echo(&net.server, two)?];
     let accepts = "accept close ".repeat(5);
@@ -96,7 +86,7 @@ pub fn two_processes() -> Result<()> {
 
 /// TIME_WAIT is on the server, and belongs to the server's process; it takes no ephemeral port.
 pub fn server_closes_first() -> Result<()> {
-    let net = network()?;
+    let net = Topology::new()?;
     for family in Family::BOTH {
         let address = family.server(18734);
         let accepts = "accept close ".repeat(12);
@@ -190,7 +180,7 @@ fn passed_on(script: &str, port: u16, owner: &str) -> Result<()> {
 
 /// A dual-stack server closes IPv4 connections first: the kernel has their addresses mapped.
 pub fn ipv4_on_ipv6_socket() -> Result<()> {
-    let net = network()?;
+    let net = Topology::new()?;
     let server = servers::steps(
         &net.server,
         &format!("tcp reuseaddr bind={} listen=8 accept close accept close wait", Family::V6.any(18737)),
@@ -208,7 +198,7 @@ pub fn ipv4_on_ipv6_socket() -> Result<()> {
 
 /// A process that ends with open connections closes them all, and its name is kept.
 pub fn exit_without_close() -> Result<()> {
-    let net = network()?;
+    let net = Topology::new()?;
     let address = Family::V4.server(18738);
     let _echo = servers::echo(&net.server, address)?;
     let watch = watch(&net.client)?;
@@ -246,7 +236,7 @@ pub fn killed_processes() -> Result<()> {
 
 /// What was closed before is at best likely: one process that has a connection there; with two, nobody is named.
 pub fn closed_before() -> Result<()> {
-    let net = network()?;
+    let net = Topology::new()?;
     let [plain, lone] = [18739, 18740].map(|port| Family::V4.server(port));
     let _echoes = [servers::echo(&net.server, plain)?, servers::echo(&net.server, lone)?];
     let steps = |address| format!("churn=6,{address} connect={address} wait");
@@ -267,7 +257,7 @@ pub fn closed_before() -> Result<()> {
 
 /// A range of a hundred ports, all in TIME_WAIT towards one destination.
 pub fn ports_run_out() -> Result<()> {
-    let net = network()?;
+    let net = Topology::new()?;
     net.client.sysctl("net.ipv4.ip_local_port_range", "41000 41099")?;
     let [full, other] = [18741, 18742].map(|port| Family::V4.server(port));
     let _echoes = [servers::echo(&net.server, full)?, servers::echo(&net.server, other)?];
@@ -295,7 +285,7 @@ pub fn ports_run_out() -> Result<()> {
 
 /// A connection that is reset leaves no TIME_WAIT, and nobody is named for it.
 pub fn reset_is_none() -> Result<()> {
-    let net = network()?;
+    let net = Topology::new()?;
     let address = Family::V4.server(18743);
     let _echo = servers::echo(&net.server, address)?;
     let watch = watch(&net.client)?;
@@ -311,7 +301,7 @@ pub fn reset_is_none() -> Result<()> {
 /// counts are those of ss.
 pub fn fifty_thousand() -> Result<()> {
     const EACH: usize = 10_000;
-    let net = network()?;
+    let net = Topology::new()?;
     net.client.sysctl("net.ipv4.tcp_max_tw_buckets", "262144")?;
     net.client.sysctl("net.ipv4.ip_local_port_range", "10000 60999")?;
     let addresses = [18751, 18752, 18753, 18754, 18755].map(|port| Family::V4.server(port));

@@ -182,7 +182,10 @@ fn host(namespace: &Namespace, network: u8) -> Result<()> {
          link set eth0 up
          route add default via 10.77.{network}.1
          route add default via fd77:{network}::1"
-    ))
+    ))?;
+    // A FIN that overtakes the ACK before it, on another processor, makes TIME_WAIT answer that ACK (RFC 9293 §3.10.7.4);
+    // nobody has the connection at the other end any more, and the RST from there would end it (RFC 1337).
+    namespace.sysctl("net.ipv4.tcp_rfc1337", "1")
 }
 
 /// Every interface is operational (a carrier alone is not: until then the queue drops packets) and

@@ -42,13 +42,17 @@ pub fn net_dev_queue(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// The ends of the socket that sent a packet. Whether they are of its family, and others than the packet's.
-#[inline(always)]
-fn read_socket(packet_skb: *const c_void, packet: &Tuple, tuple: &mut Tuple) -> bool {
-    // SAFETY: the tp_btf argument, which is never null in these tracepoints.
+/// Reads the ends of the socket that sent a packet. Whether NAT made others of them, and the packet matters. A function
+/// of its own for the sake of the stack: before Linux 6.6 all of one chain of calls share 512 bytes.
+///
+/// # Safety
+/// `packet_skb` is the non-null argument of a tp_btf program.
+#[inline(never)]
+unsafe fn is_translated(packet_skb: *const c_void, packet: &Tuple, asked: &mut Tuple) -> bool {
+    // SAFETY: the caller's contract.
     let Some(sk) = (unsafe { skb::socket(packet_skb) }) else { return false };
-    *tuple = sock::tuple(sk, IPPROTO_TCP);
-    tuple.family == packet.family && !is_same_flow(packet, tuple)
+    *asked = sock::tuple(sk, IPPROTO_TCP);
+    asked.family == packet.family && !is_same_flow(packet, asked) && follow_translated(asked, packet)
 }
 
 #[inline(always)]
@@ -67,7 +71,8 @@ fn note(packet_skb: *const c_void, ip: *const c_void, way: Scratch) -> Option<()
         }
         Scratch::DeviceEgress => {
             let asked = &mut quoted.tuple;
-            let changed = opens(packet) && read_socket(packet_skb, t, asked) && follow_translated(asked, t);
+            // SAFETY: the tp_btf argument, which is never null in this tracepoint.
+            let changed = opens(packet) && unsafe { is_translated(packet_skb, t, asked) };
             if !changed {
                 asked.family = 0;
             }

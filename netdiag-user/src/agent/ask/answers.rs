@@ -241,7 +241,7 @@ mod tests {
 
     fn history(code: &str, filter: &str) -> Request {
         let (code, filter) = (Some(code.to_owned()), vec![filter.to_owned()]);
-        Request::History { since_us: 0, until_us: 0, code, filter, details: false }
+        Request::History { since_us: 0, until_us: Some(0), code, filter, details: false }
     }
 
     #[test]

@@ -54,7 +54,8 @@ pub enum Request {
     History {
         /// Microseconds since 1970, UTC.
         since_us: i64,
-        until_us: i64,
+        /// `None`: what is stored under a later time, too.
+        until_us: Option<i64>,
         code: Option<String>,
         filter: Vec<String>,
         details: bool,

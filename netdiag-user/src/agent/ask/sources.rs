@@ -101,12 +101,15 @@ impl Sources {
                 if code.as_ref().is_some_and(|code| code.len() > MAX_CODE || stars(code) > MAX_STARS) {
                     return Err(Failure::Cannot("the pattern of --code is too long".to_owned()));
                 }
-                let moment = |us| Timestamp::from_microsecond(us).unwrap_or(Timestamp::UNIX_EPOCH);
+                let moment =
+                    |us| Timestamp::from_microsecond(us).map_err(|error| Failure::Cannot(error.to_string()));
                 let filter =
                     Filter::from_args(&filter).map_err(|error| Failure::Cannot(error.to_string()))?;
                 let dir = self.history.clone();
                 let dir = dir.ok_or_else(|| Failure::Cannot("the agent stores nothing".to_owned()))?;
-                let query = Query { dir, since: moment(since_us), until: moment(until_us), code, filter };
+                let since = moment(since_us)?;
+                let until = until_us.map_or(Ok(Timestamp::MAX), moment)?;
+                let query = Query { dir, since, until, code, filter };
                 history(&query, details, sending)
             }
         }
