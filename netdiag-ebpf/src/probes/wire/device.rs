@@ -42,8 +42,14 @@ pub fn net_dev_queue(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// Reads the ends of the socket that sent a packet. Whether NAT made others of them, and the packet matters. A function
-/// of its own for the sake of the stack: before Linux 6.6 all of one chain of calls share 512 bytes.
+/// Whether packets to this destination matter. A function of its own for the sake of the stack, as the next one.
+#[inline(never)]
+fn goes_to_interesting(tuple: &Tuple) -> bool {
+    is_interesting(tuple.family, &tuple.daddr, tuple.dport, tuple.sport)
+}
+
+/// Reads the ends of the socket that sent a packet. Whether NAT made others of them, and the packet matters. Before
+/// Linux 6.6 all of one chain of calls share 512 bytes of stack.
 ///
 /// # Safety
 /// `packet_skb` is the non-null argument of a tp_btf program.
@@ -67,7 +73,7 @@ fn note(packet_skb: *const c_void, ip: *const c_void, way: Scratch) -> Option<()
         _ if is_error => {
             let parsed = skb::parse_quoted(ip, packet, quoted);
             let q = &quoted.tuple;
-            parsed && is_interesting(q.family, &q.daddr, q.dport, q.sport)
+            parsed && goes_to_interesting(q)
         }
         Scratch::DeviceEgress => {
             let asked = &mut quoted.tuple;
@@ -76,7 +82,7 @@ fn note(packet_skb: *const c_void, ip: *const c_void, way: Scratch) -> Option<()
             if !changed {
                 asked.family = 0;
             }
-            changed || is_interesting(t.family, &t.daddr, t.dport, t.sport)
+            changed || goes_to_interesting(t)
         }
         _ => is_interesting(t.family, &t.saddr, t.sport, t.dport),
     };
