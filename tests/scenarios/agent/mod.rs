@@ -63,8 +63,10 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::healthy("agent_needs_no_more_than_its_unit_gives", life::needs_no_more_than_its_unit_gives)
         .needs(&[Need::Tool("setpriv")]),
     Scenario::healthy("agent_gives_up_rights", life::gives_up_rights),
+    // Its burst uses up what others may be told of.
     Scenario::healthy("agent_stopped_for_a_while", clock::stopped_for_a_while)
-        .limit(Duration::from_secs(120)),
+        .limit(Duration::from_secs(120))
+        .alone(),
     Scenario::healthy("agent_clock_is_set", clock::set).only_in(OWN_MACHINE).alone(),
     Scenario::healthy("agent_clock_is_set_while_watching", clock::set_while_watching)
         .only_in(OWN_MACHINE)
