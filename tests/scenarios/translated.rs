@@ -1,7 +1,5 @@
 //! NAT of the client's own host makes another destination of the one that the application asked for.
 
-use std::process::Command;
-
 use anyhow::{Result, ensure};
 use netdiag_tests::clients::{connect, curl, steps};
 use netdiag_tests::net::Family::{self, V4, V6};
@@ -9,7 +7,7 @@ use netdiag_tests::net::{Namespace, Topology};
 use netdiag_tests::netdiag::{Diagnosis, Watch};
 use netdiag_tests::remote::{Behaviour, Remote};
 use netdiag_tests::scenario::{Need, Scenario};
-use netdiag_tests::servers;
+use netdiag_tests::{servers, tools};
 
 const NFT: &[Need] = &[Need::Nftables, Need::Conntrack];
 const CURL: &[Need] = &[Need::Tool("curl"), Need::Nftables, Need::Conntrack];
@@ -81,10 +79,9 @@ fn silent(family: Family) -> Result<()> {
     Ok(())
 }
 
-/// Connection tracking tells of a connection that began before the wire was watched. netdiag does not load the module
-/// that answers; where that is built in, or cannot be loaded, this does nothing.
+/// Connection tracking tells of a connection that began before the wire was watched.
 fn found_by_watch() -> Result<()> {
-    let _ = Command::new("modprobe").args(["-q", "nf_conntrack_netlink"]).status();
+    tools::load_conntrack_netlink();
     let net = Topology::new()?;
     let _remote = Remote::start(&net.router, &[(8080, Behaviour::Silent)])?;
     to(&net.client, V4, V4.remote(8080))?;

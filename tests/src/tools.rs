@@ -78,3 +78,8 @@ pub fn own_binary(name: &str) -> Result<PathBuf> {
     }
     bail!("{name} is not beside {}; build it with `cargo build --package netdiag-tests`", exe.display())
 }
+/// Loads the module by which connection tracking answers: netdiag asks it where it is there and loads none itself.
+/// Does nothing where it is built in, or cannot be loaded.
+pub fn load_conntrack_netlink() {
+    let _ = Command::new(path("modprobe")).args(["-q", "nf_conntrack_netlink"]).status();
+}

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use netdiag_tests::clients::{connect, curl, nc};
 use netdiag_tests::net::{Family, Topology};
 use netdiag_tests::remote::{Behaviour, Remote};
-use netdiag_tests::servers;
+use netdiag_tests::{servers, tools};
 
 use super::{chain, happened_in, run_steps, sure};
 
@@ -31,6 +31,7 @@ pub fn input(family: Family) -> Result<()> {
 
 /// Connection tracking was kept from seeing the SYN, so the answer belongs to nothing that it knows.
 pub fn conntrack_invalid() -> Result<()> {
+    tools::load_conntrack_netlink();
     let net = Topology::new()?;
     net.client.syn_retries(1)?;
     net.client.nft(
@@ -49,6 +50,7 @@ pub fn conntrack_invalid() -> Result<()> {
 
 /// The answer acknowledges what was never sent. (What is below the window connection tracking lets pass to TCP.)
 pub fn conntrack_window() -> Result<()> {
+    tools::load_conntrack_netlink();
     let net = Topology::new()?;
     net.client.nft(&chain("inet", "input", "ct state invalid drop"))?;
     net.client.sysctl("net.netfilter.nf_conntrack_checksum", "0")?;
