@@ -25,16 +25,17 @@ pub const PLACES: usize = 32;
 pub struct Histogram {
     /// Sum of all values, microseconds.
     pub sum_us: u64,
-    /// By [`bucket`]; those beyond are not used.
+    /// By [`place`]: the last bucket is all from [`BOUNDS`] on.
     pub counts: [u64; PLACES],
 }
 
 const _: () = assert!(size_of::<Histogram>() == 8 + 8 * PLACES);
 const _: () = assert!(BOUNDS < PLACES);
 
-/// The bucket of a value.
+/// Where a value is counted. Not limited to the buckets: before Linux 6.8 the verifier follows a comparison that cannot
+/// be true, and then trusts the number no more.
 #[inline(always)]
-pub const fn bucket(us: u32) -> usize {
+pub const fn place(us: u32) -> usize {
     // As many bits as what is above the first bound has: halved as often, which BPF has an instruction for.
     let mut rest = us.saturating_sub(1) >> FIRST_BITS;
     let mut bits = 0;
@@ -59,7 +60,13 @@ pub const fn bucket(us: u32) -> usize {
     } else {
         bits += rest as usize;
     }
-    if bits > BOUNDS { BOUNDS } else { bits }
+    bits
+}
+
+/// The bucket of a value.
+pub const fn bucket(us: u32) -> usize {
+    let place = place(us);
+    if place > BOUNDS { BOUNDS } else { place }
 }
 
 /// The highest value of a bucket, microseconds; `None` for the last.
@@ -81,6 +88,7 @@ mod tests {
         assert_eq!((bucket(0), bucket(1), bucket(8), bucket(9)), (0, 0, 0, 1));
         assert_eq!((bucket(1_000), bucket(1_024), bucket(1_025)), (7, 7, 8));
         assert_eq!((bucket(u32::MAX), upper_us(BOUNDS)), (BOUNDS, None));
+        assert!(place(u32::MAX) < PLACES);
         assert_eq!(upper_us(BOUNDS - 1), Some(134_217_728));
     }
 }

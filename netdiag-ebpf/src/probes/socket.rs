@@ -74,7 +74,8 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-#[inline(always)]
+// This and the next are functions of their own for the sake of the stack, of which one chain of calls has 512 bytes.
+#[inline(never)]
 fn listening(sk: *const c_void, old: u8, new: u8) {
     match (old, new) {
         (_, state::LISTEN) => listeners::began(sk),
@@ -83,7 +84,7 @@ fn listening(sk: *const c_void, old: u8, new: u8) {
     }
 }
 
-#[inline(always)]
+#[inline(never)]
 fn measured(sk: *const c_void, old: u8, new: u8) {
     match (old, new) {
         (state::SYN_SENT, state::ESTABLISHED) => latency::connected(sk),

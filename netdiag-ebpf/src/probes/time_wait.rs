@@ -45,8 +45,8 @@ pub fn time_wait(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// A transition of the socket `sk`, which is the tp_btf argument.
-#[inline(always)]
+/// A transition of the socket `sk`, which is the tp_btf argument. A function of its own for the sake of the caller's stack.
+#[inline(never)]
 pub fn changed(sk: *const c_void, old: u8, new: u8) {
     match (old, new) {
         (_, state::FIN_WAIT1) => closed_first(sk),

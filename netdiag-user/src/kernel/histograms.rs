@@ -1,7 +1,9 @@
 //! Histograms that the programs keep of all connections.
 
+use std::ops::Range;
+
 use aya::maps::{Map, MapData, PerCpuArray};
-use netdiag_ebpf::histogram::{BOUNDS, Histogram, upper_us};
+use netdiag_ebpf::histogram::{BOUNDS, Histogram, PLACES, upper_us};
 
 use super::KernelError;
 use super::in_map::InMap;
@@ -37,7 +39,11 @@ impl Histograms {
 }
 
 fn sum<'a>(per_cpu: impl Iterator<Item = &'a Histogram> + Clone) -> Distribution {
-    let count = |bucket| per_cpu.clone().map(|one: &Histogram| one.counts[bucket]).sum();
+    let sum_of = |places: Range<usize>| {
+        per_cpu.clone().map(|one: &Histogram| one.counts[places.clone()].iter().sum::<u64>()).sum()
+    };
+    // What is above all bounds is counted by its own size.
+    let count = |bucket| if bucket < BOUNDS { sum_of(bucket..bucket + 1) } else { sum_of(BOUNDS..PLACES) };
     let bound = |bucket| upper_us(bucket).map_or(f64::INFINITY, |us| f64::from(us) / 1e6);
     Distribution {
         buckets: (0..=BOUNDS).map(|bucket| (bound(bucket), count(bucket))).collect(),
@@ -47,7 +53,7 @@ fn sum<'a>(per_cpu: impl Iterator<Item = &'a Histogram> + Clone) -> Distribution
 
 #[cfg(test)]
 mod tests {
-    use netdiag_ebpf::histogram::{PLACES, bucket};
+    use netdiag_ebpf::histogram::place;
 
     use super::*;
 
@@ -56,7 +62,7 @@ mod tests {
         let mut all = [Histogram { sum_us: 0, counts: [0; PLACES] }; 2];
         for (cpu, us) in [(0, 20_000), (1, 20_000), (1, 20), (1, 200_000_000)] {
             all[cpu].sum_us += u64::from(us);
-            all[cpu].counts[bucket(us)] += 1;
+            all[cpu].counts[place(us)] += 1;
         }
         let Distribution { buckets, sum } = sum(all.iter());
         let filled: Vec<(f64, u64)> = buckets.into_iter().filter(|(_, count)| *count > 0).collect();

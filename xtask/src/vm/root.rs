@@ -30,6 +30,7 @@ const TOOLS: &[&str] = &[
     "curl",
     "nc",
     "modprobe",
+    "date",
     "cat",
     "echo",
     "env",

@@ -14,7 +14,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use netdiag_ebpf::fields::Field;
 use netdiag_ebpf::histogram::{
-    BOUNDS, CONNECT, HISTOGRAMS as NUMBER, Histogram, LOCAL, NETWORK, PLACES, ROUND_TRIP, bucket,
+    BOUNDS, CONNECT, HISTOGRAMS as NUMBER, Histogram, LOCAL, NETWORK, PLACES, ROUND_TRIP, place,
 };
 use netdiag_ebpf::records::socket_flag;
 
@@ -63,7 +63,7 @@ fn observe(which: usize, sk: *const c_void, us: u32) {
     histogram.sum_us += us as u64;
     // For the verifier, as in `maps::drop_action`.
     const { assert!(BOUNDS < PLACES && PLACES.is_power_of_two()) };
-    histogram.counts[black_box(bucket(us)) & (PLACES - 1)] += 1;
+    histogram.counts[black_box(place(us)) & (PLACES - 1)] += 1;
 }
 
 /// Whether both ends have the same address, or the remote one is in 127.0.0.0/8.
