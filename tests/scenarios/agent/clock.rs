@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use netdiag_tests::net::Family;
-use netdiag_tests::netdiag::{Agent, Home, Watch};
+use netdiag_tests::netdiag::{Agent, Home};
 use netdiag_tests::process::{patience, run};
 use netdiag_tests::tools;
 use nix::sys::signal::Signal;
@@ -153,24 +153,5 @@ pub fn set() -> Result<()> {
     ensure!(!agent.said().contains("over its budget"), "{}", agent.said());
     agent.stop()?;
     ensure!(home.failures()? == 5, "{:?}", home.objects(&[])?);
-    Ok(())
-}
-
-/// `watch` goes by the clock as it is when something fails.
-pub fn set_while_watching() -> Result<()> {
-    let host = Host::new()?;
-    let wall = WallClock::new()?;
-    let watch = Watch::start(&[&host.namespace], &[&host.filter])?;
-    host.refused(18921..18922)?;
-    watch.wait_for("refused.no-listener", SOON)?;
-    wall.off_by(-7_200)?;
-    host.refused(18922..18924)?;
-    let (early, late) = (utc(-120)?, utc(60)?);
-    std::thread::sleep(patience(Duration::from_secs(2)));
-    let report = watch.stop()?;
-    let times: Vec<&str> =
-        report.of_kind("diagnosis").filter_map(|object| object["last"].as_str()).skip(1).collect();
-    ensure!(times.len() == 2, "{}", report.dump());
-    ensure!(times.iter().all(|time| early.as_str() <= *time && *time <= late.as_str()), "{}", report.dump());
     Ok(())
 }

@@ -68,9 +68,6 @@ pub const SCENARIOS: &[Scenario] = &[
         .limit(Duration::from_secs(120))
         .alone(),
     Scenario::healthy("agent_clock_is_set", clock::set).only_in(OWN_MACHINE).alone(),
-    Scenario::healthy("agent_clock_is_set_while_watching", clock::set_while_watching)
-        .only_in(OWN_MACHINE)
-        .alone(),
     Scenario::healthy("agent_prometheus_scrapes", counts::prometheus_scrapes)
         .needs(&[Need::Tool("prometheus"), Need::Tool("curl")]),
     Scenario::healthy("agent_keeps_within_its_budget", life::keeps_within_its_budget)
