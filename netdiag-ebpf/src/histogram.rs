@@ -63,12 +63,6 @@ pub const fn place(us: u32) -> usize {
     bits
 }
 
-/// The bucket of a value.
-pub const fn bucket(us: u32) -> usize {
-    let place = place(us);
-    if place > BOUNDS { BOUNDS } else { place }
-}
-
 /// The highest value of a bucket, microseconds; `None` for the last.
 pub const fn upper_us(bucket: usize) -> Option<u32> {
     if bucket < BOUNDS { Some(FIRST_US << bucket) } else { None }
@@ -77,6 +71,10 @@ pub const fn upper_us(bucket: usize) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn bucket(us: u32) -> usize {
+        place(us).min(BOUNDS)
+    }
 
     #[test]
     fn bounds_belong_to_their_bucket() {

@@ -1,11 +1,12 @@
 //! What a socket in TIME_WAIT is found by on the kernel side.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use netdiag_ebpf::records::{TimeWaitKey, Tuple, address};
 
 use crate::enrich::sockets::Family;
 use crate::enrich::time_wait::TimeWait;
+use crate::probes::ip;
 
 /// `netns` is an inode number.
 pub(super) fn key(netns: u64, socket: &TimeWait) -> Option<TimeWaitKey> {
@@ -29,20 +30,13 @@ pub(super) fn key(netns: u64, socket: &TimeWait) -> Option<TimeWaitKey> {
     Some(TimeWaitKey { tuple, netns: u32::try_from(netns).ok()?, _pad: 0 })
 }
 
-/// The namespace and the socket of a key that [`key`] made.
-pub(super) fn socket(key: &TimeWaitKey, cookie: u64) -> (u64, TimeWait) {
-    let Tuple { saddr, daddr, sport, dport, .. } = key.tuple;
-    let family = if i32::from(key.tuple.family) == libc::AF_INET { Family::Inet } else { Family::Inet6 };
-    let end = |bytes: [u8; 16], port| {
-        let [a, b, c, d, ..] = bytes;
-        let ip = match family {
-            Family::Inet => IpAddr::V4(Ipv4Addr::new(a, b, c, d)),
-            Family::Inet6 => IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical(),
-        };
-        SocketAddr::new(ip, port)
-    };
-    let socket = TimeWait { family, local: end(saddr, sport), peer: end(daddr, dport), cookie, timer_ms: 0 };
-    (key.netns.into(), socket)
+/// The namespace and the socket of a key that [`key`] made; `None` for another.
+pub(super) fn socket(key: &TimeWaitKey, cookie: u64) -> Option<(u64, TimeWait)> {
+    let Tuple { family, saddr, daddr, sport, dport, .. } = key.tuple;
+    let local = SocketAddr::new(ip(family, &saddr)?, sport);
+    let peer = SocketAddr::new(ip(family, &daddr)?, dport);
+    let family = if i32::from(family) == libc::AF_INET { Family::Inet } else { Family::Inet6 };
+    Some((key.netns.into(), TimeWait { family, local, peer, cookie, timer_ms: 0 }))
 }
 
 #[cfg(test)]
@@ -65,10 +59,10 @@ mod tests {
         assert_eq!((plain.tuple.sport, plain.tuple.dport, plain.netns), (80, 4000, 7));
         assert_eq!(key(u64::MAX, &one), None);
         for one in [one, TimeWait { family: Family::Inet, ..one }] {
-            assert_eq!(socket(&key(7, &one).unwrap(), 5), (7, one));
+            assert_eq!(socket(&key(7, &one).unwrap(), 5), Some((7, one)));
         }
         let six =
             TimeWait { local: "[fd00::1]:80".parse().unwrap(), peer: "[fd00::2]:9".parse().unwrap(), ..one };
-        assert_eq!(socket(&key(7, &six).unwrap(), 5), (7, six));
+        assert_eq!(socket(&key(7, &six).unwrap(), 5), Some((7, six)));
     }
 }

@@ -50,7 +50,7 @@ impl Tracker {
         let on_the_way = on_the_way.collect();
         let sockets = self.known().iter().filter_map(|(key, known)| {
             let closer = closers.number(known.closer.as_ref()?);
-            let (netns, TimeWait { family, local, peer, cookie, .. }) = key::socket(key, known.cookie);
+            let (netns, TimeWait { family, local, peer, cookie, .. }) = key::socket(key, known.cookie)?;
             Some(Owned { netns, family, local, peer, cookie, closer })
         });
         let sockets = sockets.collect();
