@@ -169,22 +169,20 @@ fn dropped_by<'a>(found: Diagnosis<'a>, family: Family, place: &Namespace) -> Re
 
 /// Behind NAT in the same hook: the packet leaves no trace in connection tracking.
 fn dropped_in_output(family: Family) -> Result<()> {
-    let net = Topology::new()?;
-    to(&net.client, family, family.server(8080))?;
-    net.client.nft(&drop_chain(family, "output"))?;
-    let report = net.netdiag_run(&curl(service(family), 1.4))?;
-    let found = report.exits(28)?.the_only("timeout.firewall-drop")?.certain()?;
-    dropped_by(found, family, &net.client)?;
-    Ok(())
+    dropped_in(family, "output", |net| &net.client)
 }
 
 fn dropped_in_router(family: Family) -> Result<()> {
+    dropped_in(family, "forward", |net| &net.router)
+}
+
+fn dropped_in(family: Family, hook: &str, place: fn(&Topology) -> &Namespace) -> Result<()> {
     let net = Topology::new()?;
     to(&net.client, family, family.server(8080))?;
-    net.router.nft(&drop_chain(family, "forward"))?;
+    place(&net).nft(&drop_chain(family, hook))?;
     let report = net.netdiag_run(&curl(service(family), 1.4))?;
     let found = report.exits(28)?.the_only("timeout.firewall-drop")?.certain()?;
-    dropped_by(found, family, &net.router)?;
+    dropped_by(found, family, place(&net))?;
     Ok(())
 }
 
