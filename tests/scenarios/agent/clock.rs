@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use netdiag_tests::net::Family;
-use netdiag_tests::netdiag::{Agent, Home};
+use netdiag_tests::netdiag::{Agent, Home, Watch};
 use netdiag_tests::process::{patience, run};
 use netdiag_tests::tools;
 use nix::sys::signal::Signal;
@@ -153,5 +153,26 @@ pub fn set() -> Result<()> {
     ensure!(!agent.said().contains("over its budget"), "{}", agent.said());
     agent.stop()?;
     ensure!(home.failures()? == 5, "{:?}", home.objects(&[])?);
+    Ok(())
+}
+
+/// What `watch` tells has the time that the clock showed when it happened.
+pub fn set_while_watching() -> Result<()> {
+    const NO_LISTENER: &str = "refused.no-listener";
+    let host = Host::new()?;
+    let wall = WallClock::new()?;
+    let watch = Watch::start(&[&host.namespace], &[&host.filter])?;
+    host.refused(18921..18922)?;
+    watch.wait_for_number(1, NO_LISTENER, SOON)?;
+    wall.off_by(-7_200)?;
+    let early = utc(-1)?;
+    host.refused(18922..18924)?;
+    watch.wait_for_number(3, NO_LISTENER, SOON)?;
+    let late = utc(1)?;
+    let report = watch.stop()?;
+    for diagnosis in &report.diagnoses[1..] {
+        let time = diagnosis["last"].as_str().context("no time")?;
+        ensure!(early.as_str() <= time && time <= late.as_str(), "{time}: {early} to {late}\n{}", report.dump());
+    }
     Ok(())
 }

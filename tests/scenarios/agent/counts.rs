@@ -13,6 +13,8 @@ use super::{FAILURES, Host, SOON};
 
 /// TIME_WAIT is looked at four times a minute.
 const LOOKS: Duration = Duration::from_secs(40);
+/// Who holds sockets is looked up once a minute.
+const HELD_LOOKS: Duration = Duration::from_secs(75);
 
 pub fn counts_what_is_injected() -> Result<()> {
     let (home, host) = (Home::new()?, Host::new()?);
@@ -110,19 +112,27 @@ pub fn counts_sockets() -> Result<()> {
     let (echo, closing) = (Family::V4.loopback(18791), Family::V4.loopback(18792));
     let _echo = servers::echo(&host.namespace, echo)?;
     host.namespace.run(&clients::connect(echo)?)?.exits(0)?;
-    let steps = format!("tcp reuseaddr bind={closing} listen=8 accept close wait");
+    let steps = format!("tcp reuseaddr bind={closing} listen=8 accept close accept close wait");
     let _closes = servers::steps(&host.namespace, &steps)?;
-    let keeps = clients::steps(&format!("connect={closing} recv sleep=30000"))?;
-    let _keeps = host.namespace.spawn(&keeps)?;
+    let keeps = |name: &str| host.namespace.spawn(&named(&home, name, &format!("connect={closing} recv sleep=200000"))?);
+    let first = keeps("keeps-first")?;
     std::thread::sleep(patience(Duration::from_millis(500)));
     let agent = Agent::start(&home, &[host.variable()])?;
-    agent.wait_for("netdiag_close_wait_sockets", &["process=\"nd-client\""], 1.0, SOON)?;
+    let kept = |name: &str, number: f64, limit: Duration| {
+        agent.wait_for("netdiag_close_wait_sockets", &[&format!("process=\"{name}\"")], number, limit)
+    };
+    kept("keeps-first", 1.0, SOON)?;
     agent.wait_for(
         "netdiag_time_wait_sockets_by_destination",
         &["destination=\"127.0.0.1:18791\""],
         1.0,
         SOON,
     )?;
+    drop(first);
+    let _second = keeps("keeps-second")?;
+    kept("keeps-second", 1.0, HELD_LOOKS)?;
+    let gone = agent.metric("netdiag_close_wait_sockets", &["process=\"keeps-first\""])?;
+    ensure!(gone == 0.0, "{gone} sockets of a process that is gone");
     ensure!(agent.metric(FAILURES, &[])? == 0.0, "{}", agent.get("/metrics")?.body);
     agent.stop()?;
     Ok(())

@@ -33,7 +33,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::healthy("agent_counts_what_is_injected", counts::counts_what_is_injected),
     Scenario::healthy("agent_counts_the_firewall_s_rule", counts::counts_the_firewall_s_rule)
         .needs(&[Need::Nftables]),
-    Scenario::healthy("agent_counts_sockets", counts::counts_sockets),
+    Scenario::healthy("agent_counts_sockets", counts::counts_sockets).limit(Duration::from_secs(120)),
     Scenario::healthy("agent_tells_whose_time_wait", counts::tells_whose_time_wait)
         .limit(Duration::from_secs(120)),
     Scenario::healthy("agent_does_without_owners", counts::does_without_owners),
@@ -68,6 +68,7 @@ pub const SCENARIOS: &[Scenario] = &[
         .limit(Duration::from_secs(120))
         .alone(),
     Scenario::healthy("agent_clock_is_set", clock::set).only_in(OWN_MACHINE).alone(),
+    Scenario::healthy("watch_clock_is_set", clock::set_while_watching).only_in(OWN_MACHINE).alone(),
     Scenario::healthy("agent_prometheus_scrapes", counts::prometheus_scrapes)
         .needs(&[Need::Tool("prometheus"), Need::Tool("curl")]),
     Scenario::healthy("agent_keeps_within_its_budget", life::keeps_within_its_budget)

@@ -83,18 +83,26 @@ impl<'a> Watch<'a> {
     /// # Errors
     /// When it does not come within `limit`.
     pub fn wait_for(&self, code: &str, limit: Duration) -> Result<()> {
+        self.wait_for_number(1, code, limit)
+    }
+
+    /// Waits until so many diagnoses with this code were written.
+    ///
+    /// # Errors
+    /// As [`Self::wait_for`].
+    pub fn wait_for_number(&self, number: usize, code: &str, limit: Duration) -> Result<()> {
         let limit = patience(limit);
         let deadline = Instant::now() + limit;
         loop {
             let text = std::fs::read_to_string(self.file()).unwrap_or_default();
             // The last line may be half written.
             let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
-            if parse(whole)?.iter().any(|object| object["code"] == code) {
+            if parse(whole)?.iter().filter(|object| object["code"] == code).count() >= number {
                 return Ok(());
             }
             ensure!(
                 Instant::now() < deadline,
-                "no {code} within {limit:?}; so far:\n{text}\n-- stderr --\n{}\n{}",
+                "no {code}, or too few, within {limit:?}; so far:\n{text}\n-- stderr --\n{}\n{}",
                 self.process.stderr(),
                 state(&self.namespaces)
             );
