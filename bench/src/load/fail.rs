@@ -1,14 +1,16 @@
 //! Connections that fail.
 
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt,
-};
+use anyhow::{Context, Result, ensure};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt};
 use serde::{Deserialize, Serialize};
+
+/// An answer of this machine comes within it.
+const ANSWERED: Duration = Duration::from_secs(2);
 
 /// How many were tried.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -60,12 +62,14 @@ fn give_up(to: SocketAddrV4) -> Result<OwnedFd> {
     Ok(socket)
 }
 
+/// A socket that is closed before the answer came would be told nothing, and then nothing failed.
 fn refused_datagram(port: u16) -> Result<()> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     socket.connect((Ipv4Addr::LOCALHOST, port))?;
-    let _ = socket.send(b"?");
-    // Takes the error, or finds nothing.
-    let _ = nix::sys::socket::recv(socket.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT);
+    socket.set_read_timeout(Some(ANSWERED))?;
+    let result = socket.send(b"?").and_then(|_| socket.recv(&mut [0]));
+    let kind = result.err().map(|error| error.kind());
+    ensure!(kind == Some(ErrorKind::ConnectionRefused), "a datagram to port {port} was not refused: {kind:?}");
     Ok(())
 }
 

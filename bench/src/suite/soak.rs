@@ -57,6 +57,9 @@ pub fn run(context: &Context) -> Result<Vec<Row>> {
     let churned: Value = result_of(churn)?;
     agent::settled(&agent, SETTLE)?;
     let metric = |name: &str, labels: &[&str]| agent.metric(name, labels);
+    let (counted, unexplained) =
+        (metric(agent::FAILURES, &[])?, metric(agent::FAILURES, &["code=\"unexplained\""])?);
+    let not_stored = metric("netdiag_history_not_stored_total", &[])?;
     let lost = metric("netdiag_records_lost_total", &[])?;
     let (over, cost) = (metric("netdiag_over_budget", &[])?, metric("netdiag_cost_cpu_ratio", &[])?);
     let steps = ["wire", "samples", "owners"];
@@ -66,7 +69,9 @@ pub fn run(context: &Context) -> Result<Vec<Row>> {
         .collect();
     agent.stop()?;
     let found = found(context, &home)?;
-    tell(format_args!("{NAME}: {failed:?} {found:?}"));
+    tell(format_args!(
+        "{NAME}: {failed:?} {found:?}; counted {counted}, of these without a code {unexplained}; not stored {not_stored}"
+    ));
     let rounds = failed.tried / 5;
     let of = |codes: &[&str]| codes.iter().filter_map(|code| found.get(*code)).sum::<u64>();
     let each = EXPECTED.iter().all(|(codes, number)| of(codes) == number * rounds);
@@ -89,7 +94,7 @@ pub fn run(context: &Context) -> Result<Vec<Row>> {
             ),
             each && all == wanted,
         )
-        .with(json!({ "found": found, "rounds": rounds })),
+        .with(json!({ "found": found, "rounds": rounds, "counted": counted, "unexplained": unexplained })),
         Row::shown(
             NAME,
             "connections that worked meanwhile",

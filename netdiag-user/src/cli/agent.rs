@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netdiag::agent::Agent;
 use netdiag::agent::config::{Config, DEFAULT};
@@ -16,6 +16,8 @@ use super::{say, sink};
 
 /// The agent looks after itself this often.
 const IDLE: Duration = Duration::from_secs(1);
+/// Where much happens, records are taken together: each failure brings several, microseconds apart.
+const TOGETHER: Duration = Duration::from_millis(5);
 
 pub fn agent(args: AgentArgs, global: &Global) -> anyhow::Result<ExitCode> {
     if args.print_config {
@@ -33,6 +35,7 @@ pub fn agent(args: AgentArgs, global: &Global) -> anyhow::Result<ExitCode> {
         Agent::start(config, global.options(), Arc::new(|text: &str| say(format_args!("{text}"))))?;
     agent.ready();
     say(format_args!("agent watching; metrics at {}", agent.place()));
+    let mut turned = Instant::now();
     loop {
         match signals.next()?.map(|received| received.signal) {
             Some(Signal::SIGHUP) => reload(&mut agent, &args),
@@ -41,6 +44,8 @@ pub fn agent(args: AgentArgs, global: &Global) -> anyhow::Result<ExitCode> {
         }
         let due = agent.next_due_ns().map_or(IDLE, |due| Duration::from_nanos(due.saturating_sub(now_ns())));
         wait(agent.fd(), &signals, due.min(IDLE))?;
+        signals.sleep(TOGETHER.saturating_sub(turned.elapsed()))?;
+        turned = Instant::now();
         agent.turn();
     }
     agent.stop();

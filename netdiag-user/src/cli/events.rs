@@ -44,17 +44,28 @@ impl Signals {
         let signal = Signal::try_from(info.ssi_signo as i32)?;
         Ok(Some(Received { signal, by_process: info.ssi_code <= 0 }))
     }
+
+    /// Sleeps, less if a signal comes.
+    pub fn sleep(&self, time: Duration) -> anyhow::Result<()> {
+        if time.is_zero() { Ok(()) } else { wait_on(&mut [self.readable()], time) }
+    }
+
+    fn readable(&self) -> PollFd<'_> {
+        PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)
+    }
 }
 
 /// Waits until a record or a signal is there, at most for `timeout`.
 pub fn wait(records: RawFd, signals: &Signals, timeout: Duration) -> anyhow::Result<()> {
     // SAFETY: the caller's engine keeps the descriptor open for the time of this call.
     let records = unsafe { BorrowedFd::borrow_raw(records) };
-    let mut fds =
-        [PollFd::new(records, PollFlags::POLLIN), PollFd::new(signals.fd.as_fd(), PollFlags::POLLIN)];
+    wait_on(&mut [PollFd::new(records, PollFlags::POLLIN), signals.readable()], timeout)
+}
+
+fn wait_on(fds: &mut [PollFd], timeout: Duration) -> anyhow::Result<()> {
     // Rounded up, so that a deadline has passed when poll says it has.
     let milliseconds = timeout.as_micros().div_ceil(1000).min(60_000) as u16;
-    match poll(&mut fds, PollTimeout::from(milliseconds)) {
+    match poll(fds, PollTimeout::from(milliseconds)) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
@@ -62,10 +73,6 @@ pub fn wait(records: RawFd, signals: &Signals, timeout: Duration) -> anyhow::Res
 
 /// Waits for a signal, at most for `timeout`; whether one came.
 pub fn wait_for_signal(signals: &mut Signals, timeout: Duration) -> anyhow::Result<bool> {
-    let mut fds = [PollFd::new(signals.fd.as_fd(), PollFlags::POLLIN)];
-    let milliseconds = timeout.as_micros().div_ceil(1000).min(60_000) as u16;
-    match poll(&mut fds, PollTimeout::from(milliseconds)) {
-        Ok(_) | Err(Errno::EINTR) => Ok(signals.next()?.is_some()),
-        Err(errno) => Err(errno.into()),
-    }
+    wait_on(&mut [signals.readable()], timeout)?;
+    Ok(signals.next()?.is_some())
 }

@@ -6,6 +6,7 @@ use super::dropped_at::{self, Asks};
 use super::{Engine, Explained, Prefilter, now_ns};
 use crate::diagnoses::{self, Coverage, Evidence, leak};
 use crate::enrich::facts::NetnsFact;
+use crate::enrich::owners::Holders;
 use crate::enrich::{netns, owners, process, queues};
 use crate::kernel::registry::{Probe, Weight};
 use crate::probes::Owner;
@@ -97,7 +98,13 @@ impl Engine {
             self.take_closer(connection);
             return;
         }
-        let look = || owners::find(&connection.tuple(), connection.netns, among.as_deref());
+        // Who closes it by close() or exit holds it; the holder of a listener may be another.
+        let holders = match &among {
+            Some(pids) => Holders::Among(pids),
+            None if connection.closer.is_some() => Holders::Known,
+            None => Holders::All,
+        };
+        let look = || owners::find(&connection.tuple(), connection.netns, holders);
         let found = if self.shed.owners { None } else { self.searches.within(look) };
         let Some(found) = found.flatten() else {
             self.take_closer(connection);

@@ -1,7 +1,8 @@
 //! What is looked at as soon as a connection is in trouble: it may be gone when the connection ends.
 
 use super::Engine;
-use crate::enrich::{owners, queues};
+use crate::enrich::owners::{self, Holders};
+use crate::enrich::queues;
 use crate::kernel::clock::now_ns;
 use crate::probes::{SocketError, Suspect};
 
@@ -67,7 +68,7 @@ impl Engine {
         if error.owner.is_some() || self.follows || self.shed.owners {
             return;
         }
-        let found = self.searches.within(|| owners::find(&error.tuple, error.netns, None));
+        let found = self.searches.within(|| owners::find(&error.tuple, error.netns, Holders::All));
         error.owner = found.flatten().and_then(|found| found.owner);
     }
 

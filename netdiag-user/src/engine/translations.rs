@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::budget::Budget;
+use super::now_ns;
 use crate::enrich::conntrack;
 use crate::probes::{Tuple, protocol};
 use crate::track::{Connection, End, Side, Tracker};
@@ -21,7 +22,25 @@ pub(super) struct Translations {
     order: VecDeque<u64>,
     /// Whether the kernel answers; where it does not, to ask it could load a module.
     answers: Option<bool>,
+    tracked: Tracked,
     budget: Budget,
+}
+
+/// Which namespaces track connections, as it was a second ago at most.
+#[derive(Debug, Default)]
+struct Tracked {
+    second: u64,
+    namespaces: HashMap<u32, bool>,
+}
+
+impl Tracked {
+    fn by(&mut self, netns: u32) -> bool {
+        let second = now_ns() / 1_000_000_000;
+        if self.second != second {
+            *self = Self { second, ..Self::default() };
+        }
+        *self.namespaces.entry(netns).or_insert_with(|| conntrack::has_entries(netns.into()))
+    }
 }
 
 impl Translations {
@@ -77,17 +96,13 @@ impl Translations {
         if !is_tracked {
             return None;
         }
-        let Self { answers, budget, .. } = self;
+        let Self { answers, tracked, budget, .. } = self;
+        let mut answers = || *answers.get_or_insert_with(|| !tracker.code_of(&[ANSWERS]).is_empty());
+        let translated = || conntrack::translated(netns.into(), asked);
         if whatever_it_takes {
-            return look_up(answers, tracker, netns, asked);
+            return (conntrack::has_entries(netns.into()) && answers()).then(translated).flatten();
         }
         // A namespace that cannot be found costs the most: all of it counts.
-        budget.within(|| look_up(answers, tracker, netns, asked)).flatten()
+        budget.within(|| (tracked.by(netns) && answers()).then(translated).flatten()).flatten()
     }
-}
-
-fn look_up(answers: &mut Option<bool>, tracker: &Tracker, netns: u32, asked: &Tuple) -> Option<Tuple> {
-    let asks = conntrack::has_entries(netns.into())
-        && *answers.get_or_insert_with(|| !tracker.code_of(&[ANSWERS]).is_empty());
-    asks.then(|| conntrack::translated(netns.into(), asked)).flatten()
 }

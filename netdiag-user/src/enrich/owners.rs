@@ -1,6 +1,6 @@
 //! Whose a socket is, when its beginning was not seen.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::holders;
 use super::netns;
@@ -16,13 +16,22 @@ pub struct Found {
     pub inbound: bool,
 }
 
+/// Which processes are looked through for the one that holds the socket.
+#[derive(Debug, Clone, Copy)]
+pub enum Holders<'a> {
+    /// None: the owner is known.
+    Known,
+    Among(&'a [u32]),
+    /// That takes the time of reading the open files of the whole machine.
+    All,
+}
+
 /// Looks for the socket itself, then for a listener on its local port.
 ///
 /// The process is the first that holds the socket; the thread is not known, so `tid` equals `pid`.
 /// `tuple`: source is the local end.
 ///
-/// `among`: only these processes are asked; all, if `None`.
-pub fn find(tuple: &Tuple, inode: u32, among: Option<&[u32]>) -> Option<Found> {
+pub fn find(tuple: &Tuple, inode: u32, holders: Holders) -> Option<Found> {
     let handle = netns::find(inode.into())?;
     let ports = Some(Ports::local(tuple.source.port()));
     let all = sockets::of_protocol(tuple.protocol, Some(&handle), states::ALL, ports).ok()?;
@@ -32,9 +41,10 @@ pub fn find(tuple: &Tuple, inode: u32, among: Option<&[u32]>) -> Option<Found> {
     let unconnected = || all.iter().find(|s| tuple.protocol == protocol::UDP && s.inode != 0);
     let socket = itself.or(listener).or_else(unconnected)?;
     let wanted = HashSet::from([socket.inode]);
-    let owners = match among {
-        Some(pids) => holders::owners_among(&wanted, pids.iter().copied()),
-        None => holders::owners_of(&wanted),
+    let owners = match holders {
+        Holders::Known => HashMap::new(),
+        Holders::Among(pids) => holders::owners_among(&wanted, pids.iter().copied()),
+        Holders::All => holders::owners_of(&wanted),
     };
     let owner = owners.get(&socket.inode).and_then(|processes| processes.first()).map(owner_of);
     Some(Found { owner, inbound: listener.is_some() })

@@ -10,6 +10,8 @@ use super::report::{Endpoint, Report};
 const MAX_KEYS: usize = 1024;
 /// Repeats are told this often.
 const INTERVAL: Duration = Duration::from_secs(10);
+/// It is looked this often which are due: all flows are gone through.
+const LOOK: Duration = Duration::from_millis(200);
 /// A flow that was quiet for so long is new again, with a full card.
 const FORGET: Duration = Duration::from_mins(10);
 
@@ -64,6 +66,8 @@ pub struct Folder {
     entries: HashMap<Key, Entry>,
     /// Repeats of flows that had to be forgotten.
     due: Vec<Report>,
+    /// When it was looked last what is due.
+    looked: Option<Instant>,
 }
 
 impl Folder {
@@ -97,6 +101,10 @@ impl Folder {
 
     /// Repeats that are due, oldest first.
     pub fn tick(&mut self, now: Instant) -> Vec<Report> {
+        if self.looked.is_some_and(|last| now.saturating_duration_since(last) < LOOK) {
+            return Vec::new();
+        }
+        self.looked = Some(now);
         let mut due = std::mem::take(&mut self.due);
         for entry in self.entries.values_mut() {
             if now.saturating_duration_since(entry.told) >= INTERVAL

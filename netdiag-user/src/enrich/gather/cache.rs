@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::{about_connection, gather, needs::Needs};
 use crate::enrich::facts::{Facts, QueueSample};
+use crate::enrich::process;
+use crate::probes::Owner;
 use crate::track::{Connection, End, Side};
 
 /// Answers younger than this are given again.
@@ -59,6 +61,7 @@ impl Key {
 struct Entry {
     at: Instant,
     key: Key,
+    owner: Option<Owner>,
     facts: Facts,
 }
 
@@ -114,13 +117,7 @@ impl Gatherer {
         }
         let key = Key::new(connection, needs);
         if let Some(entry) = self.recent.iter().find(|entry| entry.key == key) {
-            let own = about_connection(connection, samples, true);
-            return Facts {
-                netns: own.netns,
-                process: own.process,
-                queue_samples: own.queue_samples,
-                ..entry.facts.clone()
-            };
+            return again(entry, connection, samples);
         }
         if !self.may_gather(now) {
             self.skipped += 1;
@@ -133,7 +130,8 @@ impl Gatherer {
         if self.recent.len() == MAX_ENTRIES {
             self.recent.pop_front();
         }
-        self.recent.push_back(Entry { at: done, key, facts: facts.clone() });
+        let owner = connection.owner.clone();
+        self.recent.push_back(Entry { at: done, key, owner, facts: facts.clone() });
         facts
     }
 
@@ -147,6 +145,16 @@ impl Gatherer {
             if self.generous { (GENEROUS_GATHERED, GENEROUS_SPENT) } else { (MAX_GATHERED, MAX_SPENT) };
         self.gathered < most && self.spent < longest
     }
+}
+
+/// What was learnt of another connection that failed in the same way.
+fn again(entry: &Entry, connection: &Connection, queue_samples: Vec<QueueSample>) -> Facts {
+    let mut facts = Facts { queue_samples, ..entry.facts.clone() };
+    let who = |owner: &Option<Owner>| owner.as_ref().map(|owner| (owner.pid, owner.comm.clone()));
+    if who(&entry.owner) != who(&connection.owner) {
+        facts.process = connection.owner.as_ref().and_then(process::of_owner);
+    }
+    facts
 }
 
 #[cfg(test)]
