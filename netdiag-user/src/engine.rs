@@ -114,8 +114,8 @@ pub struct Engine {
     shed: Shed,
     comparisons: Budget,
     lost: VecDeque<(u64, u64)>,
-    /// How many are lost until now; asked once for all connections that are finished together.
-    lost_now: Option<u64>,
+    /// How many were lost when it was last looked, and when that was.
+    lost_now: Option<(u64, u64)>,
     containers: Containers,
     /// Also of groups that are gone.
     cgroups: CgroupIds,
@@ -321,7 +321,6 @@ impl Engine {
             self.tracker.add(event);
         }
         let now = now_ns();
-        self.lost_now = None;
         self.note_lost(now);
         self.retire_wire(now);
     }

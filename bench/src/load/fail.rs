@@ -69,7 +69,10 @@ fn refused_datagram(port: u16) -> Result<()> {
     socket.set_read_timeout(Some(ANSWERED))?;
     let result = socket.send(b"?").and_then(|_| socket.recv(&mut [0]));
     let kind = result.err().map(|error| error.kind());
-    ensure!(kind == Some(ErrorKind::ConnectionRefused), "a datagram to port {port} was not refused: {kind:?}");
+    ensure!(
+        kind == Some(ErrorKind::ConnectionRefused),
+        "a datagram to port {port} was not refused: {kind:?}"
+    );
     Ok(())
 }
 

@@ -42,7 +42,7 @@ impl Engine {
         let since = self.wire_since.get(&u64::from(connection.netns)).copied();
         let wire = since.is_some_and(|since| since <= connection.start_ns);
         let coverage = Coverage {
-            lost_events: self.lost_since(connection.start_ns) + left_out,
+            lost_events: self.lost_between(connection.start_ns, connection.end_ns) + left_out,
             missing: self.missing_for(wire),
             wire,
             wire_since_suspect: since.is_some(),

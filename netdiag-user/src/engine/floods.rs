@@ -124,7 +124,7 @@ impl Engine {
         let now = now_ns();
         let facts = self.sampled(|| gather(netns, tuple, now, first))?;
         let place = Place { netns, netns_name: netns::name_of(netns.into()), interface: None };
-        let coverage = Coverage { lost_events: self.lost_since(at), ..Coverage::default() };
+        let coverage = Coverage { lost_events: self.lost_between(at, now), ..Coverage::default() };
         let again = Moment { time_ns: at, what: What::SynAckRetransmitted { place } };
         let connection = about(tuple, netns, at, now);
         let mut evidence = Evidence { connection, timeline: vec![again], other_end: None, facts, coverage };

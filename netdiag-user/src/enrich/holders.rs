@@ -1,9 +1,12 @@
 //! Which processes hold a socket open.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
-use std::path::Path;
+use std::ffi::OsStr;
 use std::rc::Rc;
+
+use nix::dir::Dir;
+use nix::fcntl::{OFlag, readlinkat};
+use nix::sys::stat::Mode;
 
 use super::process::{self, Process, pids};
 
@@ -59,17 +62,18 @@ fn shared_among(
 }
 
 fn held_by(pid: u32, wanted: &HashSet<u64>) -> HashSet<u64> {
-    let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return HashSet::new() };
-    files
-        .flatten()
-        .filter_map(|file| socket_inode(&file.path()))
-        .filter(|inode| wanted.contains(inode))
-        .collect()
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let Ok(mut files) = Dir::open(format!("/proc/{pid}/fd").as_str(), flags, Mode::empty()) else {
+        return HashSet::new();
+    };
+    // Names are looked up from the directory: a path through /proc takes twice as long.
+    let names: Vec<_> = files.iter().flatten().map(|entry| entry.file_name().to_owned()).collect();
+    let targets = names.iter().filter_map(|name| readlinkat(&files, name.as_c_str()).ok());
+    targets.filter_map(|target| socket_inode(&target)).filter(|inode| wanted.contains(inode)).collect()
 }
 
 /// `socket:[INODE]` (net/socket.c, `sockfs_dname`).
-fn socket_inode(link: &Path) -> Option<u64> {
-    let target = fs::read_link(link).ok()?;
+fn socket_inode(target: &OsStr) -> Option<u64> {
     target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
@@ -85,8 +89,8 @@ mod tests {
     fn every_holder_once() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let again = listener.try_clone().unwrap();
-        let link = format!("/proc/self/fd/{}", again.as_raw_fd());
-        let inode = socket_inode(Path::new(&link)).unwrap();
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", again.as_raw_fd())).unwrap();
+        let inode = socket_inode(link.as_os_str()).unwrap();
         let stdin = Stdio::from(listener.as_fd().try_clone_to_owned().unwrap());
         let mut child = Command::new("sleep").arg("60").stdin(stdin).spawn().unwrap();
 
