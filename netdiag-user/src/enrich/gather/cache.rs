@@ -29,6 +29,7 @@ struct Key {
     end: End,
     errno: Option<i32>,
     bound_interface: Option<u32>,
+    ipv6_only: bool,
     peer: SocketAddr,
     /// Port 0 unless it matters.
     local: SocketAddr,
@@ -48,6 +49,7 @@ impl Key {
             end: connection.end.clone(),
             errno: connection.errno,
             bound_interface: connection.bound_interface,
+            ipv6_only: connection.ipv6_only,
             peer: connection.peer,
             local,
             needs,
