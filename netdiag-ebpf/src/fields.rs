@@ -14,12 +14,16 @@ pub struct FieldSpec {
     pub path: &'static str,
     /// Without a required field nothing works; an optional one costs detail.
     pub required: bool,
-    /// Size in bytes that programs read; the resolver refuses a field of another size. 0: an address only.
+    /// Size in bytes that programs read; the resolver refuses a field of another size. 0: an address only. [`BIT`]: a
+    /// single bit, and its offset is in bits.
     pub size: u32,
 }
 
+/// See [`FieldSpec::size`].
+pub const BIT: u32 = u32::MAX;
+
 macro_rules! fields {
-    ($($name:ident = $path:literal, $size:literal, $need:ident;)*) => {
+    ($($name:ident = $path:literal, $size:expr, $need:ident;)*) => {
         /// Index into `OFFSETS`.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[repr(usize)]
@@ -45,6 +49,7 @@ fields! {
     SkBoundDevIf = "sock_common.skc_bound_dev_if", 4, required;
     SkV6Daddr = "sock_common.skc_v6_daddr", 16, optional;
     SkV6RcvSaddr = "sock_common.skc_v6_rcv_saddr", 16, optional;
+    SkIpv6Only = "sock_common.skc_ipv6only", BIT, optional;
     SkNet = "sock_common.skc_net", 8, required;
     SkFlags = "sock_common.skc_flags", 8, required;
     SkRtxQueue = "sock.tcp_rtx_queue.rb_node", 8, required;

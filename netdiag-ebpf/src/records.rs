@@ -148,6 +148,8 @@ pub mod socket_flag {
     pub const CLOSER_KNOWN: u32 = 128;
     /// The kernel ended it with an error, and the application had taken `sk_err` before it could be read.
     pub const ERROR_TAKEN: u32 = 256;
+    /// An IPv6 socket that may not carry IPv4 (`IPV6_V6ONLY`). Told of calls that failed only.
+    pub const IPV6_ONLY: u32 = 512;
 }
 
 /// A bounded timeline, begun at the first sign of trouble or at the start where the user asked.

@@ -8,6 +8,7 @@ mod harness;
 mod healthy;
 mod leak;
 mod local;
+mod mapped;
 mod refused;
 mod reset;
 mod samples;
@@ -24,6 +25,7 @@ fn main() -> std::process::ExitCode {
         timeout::SCENARIOS,
         unreachable::SCENARIOS,
         translated::SCENARIOS,
+        mapped::SCENARIOS,
         reset::SCENARIOS,
         local::SCENARIOS,
         drops::SCENARIOS,

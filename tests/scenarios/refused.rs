@@ -232,7 +232,7 @@ fn ipv6_only() -> Result<()> {
     let _server = servers::steps(&host, &server)?;
     let report = run(&host, &clients::connect(Family::V4.loopback(18111))?)?;
     let found = report.exits(1)?.the_only(ELSEWHERE)?.has("/listener/local", "[::]:18111")?;
-    found.mentions("/explanation", "IPv6 only")?;
+    found.mentions("/explanation", "IPV6_V6ONLY")?.mentions("/summary", "for IPv6 only")?;
     Ok(())
 }
 

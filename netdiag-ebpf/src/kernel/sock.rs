@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_probe_read_kernel}
 use netdiag_ebpf::fields::{ABSENT, Field};
 use netdiag_ebpf::records::{TcpSummary, Tuple};
 
-use super::{netns_inum, probe, probe_pointer};
+use super::{netns_inum, probe, probe_at, probe_pointer};
 use crate::maps::{offset, origin};
 
 pub const AF_INET: u16 = 2;
@@ -32,6 +32,27 @@ pub fn tuple(sk: *const c_void, protocol: u16) -> Tuple {
     tuple
 }
 
+/// As [`tuple`], with the ends that packets of the socket have: it maps IPv4 where it is an IPv6 socket.
+#[inline(always)]
+pub fn wire_tuple(sk: *const c_void, protocol: u16) -> Tuple {
+    let mut tuple = tuple(sk, protocol);
+    if tuple.family == AF_INET6 && is_mapped(&tuple.daddr) {
+        tuple.family = AF_INET;
+        (tuple.saddr, tuple.daddr) = ([0; 16], [0; 16]);
+        read_address(sk, Field::SkRcvSaddr, &mut tuple.saddr, 4);
+        read_address(sk, Field::SkDaddr, &mut tuple.daddr, 4);
+    }
+    tuple
+}
+
+/// `::ffff:0:0/96` (RFC 4291, 2.5.5.2).
+#[inline(always)]
+pub fn is_mapped(address: &[u8; 16]) -> bool {
+    const MASK: u128 = (1 << 96) - 1;
+    const PREFIX: u128 = 0xffff << 80;
+    u128::from_le_bytes(*address) & MASK == PREFIX
+}
+
 #[inline(always)]
 fn fill_tuple(sk: *const c_void, tuple: &mut Tuple) {
     tuple.family = probe(sk, Field::SkFamily).unwrap_or(0);
@@ -55,6 +76,13 @@ fn read_address(sk: *const c_void, field: Field, to: &mut [u8; 16], len: u32) {
     let source = sk.cast::<u8>().wrapping_add(offset as usize).cast::<c_void>();
     // SAFETY: `to` holds 16 bytes, `len` is at most that; the helper checks the source.
     unsafe { bpf_probe_read_kernel(to.as_mut_ptr().cast(), len, source) };
+}
+
+/// Whether it is an IPv6 socket that may not carry IPv4 (`IPV6_V6ONLY`); `false` where the kernel does not tell.
+#[inline(always)]
+pub fn is_ipv6_only(sk: *const c_void) -> bool {
+    let at = offset(Field::SkIpv6Only);
+    at != ABSENT && probe_at::<u8>(sk, at as usize / 8).is_some_and(|bits| bits >> (at % 8) & 1 == 1)
 }
 
 /// The local port. `skc_num` is cleared before the last transition of a failed connect, `inet_sport` is not.

@@ -101,7 +101,7 @@ fn note_udp_owner() -> Option<()> {
     if probe::<u16>(sk, Field::SkProtocol)? != IPPROTO_UDP {
         return None;
     }
-    let tuple = sock::tuple(sk, IPPROTO_UDP);
+    let tuple = sock::wire_tuple(sk, IPPROTO_UDP);
     take_interest(Interest {
         address: tuple.daddr,
         port: tuple.dport,
@@ -157,6 +157,9 @@ fn failed(which: u32, errno: u32) -> Option<()> {
         record.netns = owner.netns;
         record.bound_dev_if = probe(sk, Field::SkBoundDevIf).unwrap_or(0);
         record.flags = if asked { socket_flag::ASKED } else { 0 };
+        if family == sock::AF_INET6 && sock::is_ipv6_only(sk) {
+            record.flags |= socket_flag::IPV6_ONLY;
+        }
         record._pad = 0;
     });
     Some(())

@@ -144,7 +144,7 @@ fn watch_wire(sk: *const c_void, local_port: u16) {
 
 #[inline(always)]
 fn interest(sk: *const c_void, local_port: u16) -> Interest {
-    let tuple = sock::tuple(sk, IPPROTO_TCP);
+    let tuple = sock::wire_tuple(sk, IPPROTO_TCP);
     Interest { address: tuple.daddr, port: tuple.dport, family: tuple.family, local_port, _pad: 0 }
 }
 

@@ -133,7 +133,7 @@ fn read_ip(ctx: &TcContext, family: u16, offset: u32, tuple: &mut Tuple) -> Opti
     }
 }
 
-/// The ends of the socket that sent a packet, where they are of its family.
+/// The ends of the socket that sent a packet, where it can have sent it: IPv6 sockets send IPv4, too.
 #[inline(always)]
 fn read_socket(ctx: &TcContext, packet: &Tuple, tuple: &mut Tuple) -> Option<()> {
     // SAFETY: a field of the program's own context; the verifier knows what it points to.
@@ -143,8 +143,10 @@ fn read_socket(ctx: &TcContext, packet: &Tuple, tuple: &mut Tuple) -> Option<()>
     }
     // SAFETY: a `struct bpf_sock` that the verifier knows. It allows loads of one field at a time, so they are volatile.
     unsafe {
-        if read_volatile(&raw const (*sk).family) as u16 != packet.family {
-            return None;
+        match read_volatile(&raw const (*sk).family) as u16 {
+            AF_INET6 => {}
+            AF_INET if packet.family == AF_INET => {}
+            _ => return None,
         }
         let (saddr, daddr) = if packet.family == AF_INET {
             let (source, destination) = (&raw const (*sk).src_ip4, &raw const (*sk).dst_ip4);

@@ -52,6 +52,7 @@ impl Case {
             errno: None,
             soft_errno: None,
             bound_interface: None,
+            ipv6_only: false,
             linger: Some(false),
             keepalive: Some(false),
             orphaned: Some(false),

@@ -29,6 +29,7 @@ const SETTINGS: &[&str] = &[
     "net.ipv4.conf.all.rp_filter",
     "net.ipv6.conf.all.disable_ipv6",
     "net.ipv6.conf.lo.disable_ipv6",
+    "net.ipv6.bindv6only",
     "net.ipv4.tcp_syn_retries",
     "net.ipv4.tcp_retries2",
     "net.ipv4.tcp_keepalive_time",

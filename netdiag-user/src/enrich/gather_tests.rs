@@ -34,6 +34,7 @@ pub(super) fn connection(netns: u64, peer: &str) -> Connection {
         errno: Some(libc::ECONNREFUSED),
         soft_errno: None,
         bound_interface: None,
+        ipv6_only: false,
         linger: None,
         keepalive: None,
         orphaned: None,

@@ -1,11 +1,11 @@
 //! Resolves the table of kernel fields against the running kernel's BTF.
 
-use netdiag_ebpf::fields::{ABSENT, FIELD_COUNT, FIELDS};
+use netdiag_ebpf::fields::{ABSENT, BIT, FIELD_COUNT, FIELDS};
 
 use super::KernelError;
 use super::btf::{Btf, BtfError};
 
-/// Byte offsets for the programs, and the fields that this kernel does not have.
+/// Offsets for the programs, in bytes but for single bits, and the fields that this kernel does not have.
 #[derive(Debug, Clone)]
 pub struct Offsets {
     pub values: [u32; FIELD_COUNT],
@@ -13,7 +13,7 @@ pub struct Offsets {
 }
 
 impl Offsets {
-    /// Each field that the kernel has, and at which byte.
+    /// Each field that the kernel has, and its offset.
     pub fn found(&self) -> impl Iterator<Item = (&'static str, u32)> {
         let fields = FIELDS.iter().zip(self.values);
         fields.filter(|(_, offset)| *offset != ABSENT).map(|(spec, offset)| (spec.path, offset))
@@ -37,6 +37,9 @@ pub fn resolve(btf: &Btf) -> Result<Offsets, KernelError> {
 fn offset_of(btf: &Btf, path: &'static str, size: u32) -> Result<u32, KernelError> {
     let missing = |source| KernelError::MissingField { path, source };
     let field = btf.field(path).map_err(missing)?;
+    if size == BIT && field.bit_size == 1 {
+        return Ok(field.bit_offset);
+    }
     let bit_field = || missing(BtfError::NotFound { what: format!("{path} at a whole byte") });
     let offset = field.byte_offset().ok_or_else(bit_field)?;
     let found = field.byte_size().ok_or_else(bit_field)?;

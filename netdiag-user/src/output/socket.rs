@@ -85,6 +85,9 @@ pub struct SocketReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direction: Option<&'static str>,
     pub local: Endpoint,
+    /// Of a socket on all addresses of IPv6: whether it takes no IPv4.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub v6only: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<Endpoint>,
     pub netns: u64,
@@ -160,6 +163,7 @@ impl SocketReport {
                 Side::Unconnected => None,
             },
             local: socket.local.into(),
+            v6only: socket.v6only.filter(|_| socket.local.is_ipv6() && socket.local.ip().is_unspecified()),
             peer: (socket.peer.port() != 0).then(|| socket.peer.into()),
             netns: held.netns,
             netns_name: held.netns_name.as_deref().map(str::to_owned),
@@ -261,6 +265,10 @@ impl SocketReport {
         home
     }
 
+    fn limit(&self) -> Option<String> {
+        self.v6only.filter(|only| *only).map(|_| "IPv6 only".to_owned())
+    }
+
     fn numbers(&self) -> Vec<String> {
         let mut numbers = Vec::new();
         if let (Some(waiting), Some(backlog)) = (self.accept_queue, self.backlog) {
@@ -297,7 +305,8 @@ pub fn socket_table(reports: &[SocketReport], look: &Look) -> String {
     ]);
     for report in reports {
         let queue = |queue: Option<u32>| queue.map_or_else(|| "-".to_owned(), |bytes| bytes.to_string());
-        let more: Vec<String> = report.numbers().into_iter().chain(report.home()).collect();
+        let more = report.limit().into_iter().chain(report.numbers()).chain(report.home());
+        let more: Vec<String> = more.collect();
         let state = match report.protocol {
             Protocol::Tcp => report.state.to_string(),
             Protocol::Udp => "UDP".to_owned(),
@@ -338,7 +347,7 @@ pub fn port_text(report: &SocketReport, look: &Look) -> String {
         text += &format!("   runs since {since} UTC ({})", crate::diagnoses::words::duration(ago));
     }
     text.push('\n');
-    let mut details = report.home();
+    let mut details: Vec<String> = report.limit().into_iter().chain(report.home()).collect();
     if report.state == State::Listen {
         details.extend(report.numbers());
         details.extend(report.connections.map(|count| format!("{count} connections")));
@@ -362,6 +371,7 @@ pub fn port_text(report: &SocketReport, look: &Look) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv6Addr, SocketAddr};
     use std::rc::Rc;
 
     use super::*;
@@ -402,6 +412,18 @@ mod tests {
             port.starts_with("tcp 0.0.0.0:443   nginx[77] +1   listens\n  nginx.service · netns blue"),
             "{port}"
         );
+    }
+
+    #[test]
+    fn a_listener_of_ipv6_only() {
+        let mut report = listener();
+        (report.local, report.v6only) = (SocketAddr::from((Ipv6Addr::UNSPECIFIED, 443)).into(), Some(true));
+        let text = socket_table(&[report.clone()], &Look::default());
+        assert!(text.contains("[::]:443") && text.contains("IPv6 only, accept queue"), "{text}");
+        let port = port_text(&report, &Look::default());
+        assert!(port.contains("\n  IPv6 only · nginx.service"), "{port}");
+        report.v6only = Some(false);
+        assert!(!port_text(&report, &Look::default()).contains("only"));
     }
 
     #[test]

@@ -90,6 +90,7 @@ pub(crate) fn outbound() -> Evidence {
             errno: None,
             soft_errno: None,
             bound_interface: None,
+            ipv6_only: false,
             linger: None,
             keepalive: None,
             orphaned: None,

@@ -41,6 +41,8 @@ pub struct CallFailed {
     pub netns: u32,
     pub bound_interface: Option<u32>,
     pub asked: bool,
+    /// The socket is known to have IPV6_V6ONLY.
+    pub ipv6_only: bool,
 }
 
 pub(super) fn decode(raw: &ResultRecord) -> Result<CallFailed, DecodeError> {
@@ -62,5 +64,6 @@ pub(super) fn decode(raw: &ResultRecord) -> Result<CallFailed, DecodeError> {
         netns: raw.netns,
         bound_interface: (raw.bound_dev_if != 0).then_some(raw.bound_dev_if),
         asked: raw.flags & socket_flag::ASKED != 0,
+        ipv6_only: raw.flags & socket_flag::IPV6_ONLY != 0,
     })
 }

@@ -112,6 +112,7 @@ fn connection() -> impl Strategy<Value = Connection> {
             netns,
             bound_interface: None,
             asked: false,
+            ipv6_only: false,
         });
         Connection { end_ns: start_ns + ms * MS, ..failed }
     })
@@ -171,6 +172,7 @@ fn of_a_storm_the_first_and_the_last_are_kept_and_the_rest_is_counted() {
             netns: 1,
             bound_interface: None,
             asked: false,
+            ipv6_only: false,
         };
         Connection { end_ns: end_ms * MS, ..Connection::call_failed(call) }
     };

@@ -66,6 +66,9 @@ pub struct Connection {
     /// `sk_err_soft`: an ICMP error that did not kill the socket.
     pub soft_errno: Option<i32>,
     pub bound_interface: Option<u32>,
+    /// The socket of a call that failed is known to have IPV6_V6ONLY.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ipv6_only: bool,
     /// SO_LINGER is set; `None` where the kernel does not tell.
     pub linger: Option<bool>,
     /// SO_KEEPALIVE is set.
@@ -107,6 +110,7 @@ impl Connection {
             errno: end.errno.filter(|_| orphaned != Some(true)),
             soft_errno: end.soft_errno,
             bound_interface: end.bound_interface,
+            ipv6_only: false,
             linger: reasons.has_linger(end.sk_flags),
             keepalive: reasons.has_keepalive(end.sk_flags),
             orphaned,
@@ -123,6 +127,7 @@ impl Connection {
             asked: call.asked,
             errno: Some(call.errno),
             bound_interface: call.bound_interface,
+            ipv6_only: call.ipv6_only,
             ..Self::at_once(call.tuple, call.netns, call.time_ns, End::CallFailed { call: call.call })
         }
     }
@@ -156,6 +161,7 @@ impl Connection {
             errno: None,
             soft_errno: None,
             bound_interface: None,
+            ipv6_only: false,
             linger: None,
             keepalive: None,
             orphaned: None,

@@ -89,6 +89,7 @@ fn failed_connect(pid: u32, at_ms: u64) -> Event {
         netns: NETNS,
         bound_interface: None,
         asked: true,
+        ipv6_only: false,
     })
 }
 

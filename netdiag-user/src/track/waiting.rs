@@ -212,6 +212,7 @@ mod tests {
             netns,
             bound_interface,
             asked,
+            ipv6_only: false,
         }
     }
 

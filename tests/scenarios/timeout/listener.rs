@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use super::{chain, happened_in, run_shell, run_steps, sure};
 
 /// Connections that nobody accepts, open until dropped.
-fn fill(from: &Namespace, address: SocketAddr, count: usize) -> Result<Vec<TcpStream>> {
+pub fn fill(from: &Namespace, address: SocketAddr, count: usize) -> Result<Vec<TcpStream>> {
     let connect = |_| TcpStream::connect_timeout(&address, Duration::from_secs(1));
     from.enter(|| (0..count).map(connect).collect::<Result<_, _>>())?.context("filling the accept queue")
 }

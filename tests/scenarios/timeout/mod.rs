@@ -5,7 +5,7 @@ mod compared;
 mod dropper;
 mod established;
 mod firewall;
-mod listener;
+pub mod listener;
 mod reply;
 mod reverse_path;
 mod rule;

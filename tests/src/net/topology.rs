@@ -39,6 +39,14 @@ pub const REMOTE_ROUTER_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 8, 0, 0, 0, 0, 0, 1
 
 const READY_LIMIT: Duration = Duration::from_secs(5);
 
+/// The same address for an IPv6 socket (`::ffff:10.77.2.2`): the packets are IPv4.
+pub fn mapped(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.to_ipv6_mapped().into(), address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
 /// Which of the two protocols a scenario speaks; gives the addresses, so that one story serves both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {

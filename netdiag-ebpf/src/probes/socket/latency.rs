@@ -81,12 +81,10 @@ fn is_local(sk: *const c_void) -> bool {
     if family == AF_INET {
         return local == peer || peer.to_ne_bytes()[0] == LOOPBACK_NET;
     }
-    let (Some([local_high, local_low]), Some([high, low])) =
-        (probe::<[u64; 2]>(sk, Field::SkV6RcvSaddr), probe::<[u64; 2]>(sk, Field::SkV6Daddr))
+    let (Some(local), Some(peer)) =
+        (probe::<[u8; 16]>(sk, Field::SkV6RcvSaddr), probe::<[u8; 16]>(sk, Field::SkV6Daddr))
     else {
         return false;
     };
-    // ::ffff:127.0.0.0/104
-    let mapped = high == 0 && low as u32 == u32::from_ne_bytes([0, 0, 0xff, 0xff]);
-    local_high == high && local_low == low || mapped && low.to_ne_bytes()[4] == LOOPBACK_NET
+    local == peer || sock::is_mapped(&peer) && peer[12] == LOOPBACK_NET
 }

@@ -57,7 +57,7 @@ fn goes_to_interesting(tuple: &Tuple) -> bool {
 unsafe fn is_translated(packet_skb: *const c_void, packet: &Tuple, asked: &mut Tuple) -> bool {
     // SAFETY: the caller's contract.
     let Some(sk) = (unsafe { skb::socket(packet_skb) }) else { return false };
-    *asked = sock::tuple(sk, IPPROTO_TCP);
+    *asked = sock::wire_tuple(sk, IPPROTO_TCP);
     asked.family == packet.family && !is_same_flow(packet, asked) && follow_translated(asked, packet)
 }
 

@@ -172,22 +172,39 @@ pub fn bound_elsewhere(evidence: &Evidence) -> Verdict {
     let same_netns = arrival.namespaces.contains(&listener.netns);
     let listens = format!("{} listens on {}", who(listener), bound_to(evidence, listener, same_netns));
     let reason = mismatch(listener, same_netns, peer.ip());
+    let one_family = one_family(listener, peer.ip()).filter(|_| same_netns);
+    let limit = one_family.map(|family| format!(" for {family} only")).unwrap_or_default();
     let mut finding = Finding::new(
         confidence,
         place(&arrival),
         "refused",
-        format!("nothing listens on {}{there}, but {listens}", host_port(peer)),
+        format!("nothing listens on {}{there}, but {listens}{limit}", host_port(peer)),
     )
     .explain(format!("{} On this port {listens}, {reason}.", reached(evidence, &arrival)))
     .listener(listener.clone())
     .next("see the address that it listens on", list_command(evidence, &arrival, true));
-    finding = match same_netns {
-        true => finding.advise(format!(
+    finding = match one_family {
+        Some("IPv6") => {
+            let port = listener.local.port();
+            let prefix = arrival_prefix(evidence, &arrival);
+            finding
+                .next("is that the default there?", format!("{prefix}sysctl net.ipv6.bindv6only"))
+                .advise(format!(
+                    "let the service take IPv4 too: without IPV6_V6ONLY (nginx: listen [::]:{port} ipv6only=off), or with \
+                     a second listener on 0.0.0.0:{port}; or connect to an IPv6 address of this host"
+                ))
+        }
+        Some(_) => finding.advise(format!(
+            "let the service listen on [::]:{} (if it is meant to be reached by IPv6), or connect to an IPv4 address \
+             of this host",
+            listener.local.port()
+        )),
+        None if same_netns => finding.advise(format!(
             "make the service listen on {} too (if it is meant to be reached there), or connect to {}",
             peer.ip(),
             host_port(listener.local),
         )),
-        false => finding
+        None => finding
             .next("see the listener in its own namespace", elsewhere_command(evidence, listener))
             .advise(
                 "connect to an address of that namespace, or publish the port, if that is the service meant",
@@ -251,6 +268,17 @@ fn bound_to(evidence: &Evidence, listener: &Listener, same_netns: bool) -> Strin
     text
 }
 
+/// The one family that a listener on all addresses takes, where it is not that of `address`.
+fn one_family(listener: &Listener, address: IpAddr) -> Option<&'static str> {
+    let local = listener.local.ip();
+    match (local, listener.v6only) {
+        _ if !local.is_unspecified() || listener.accepts(address) => None,
+        (IpAddr::V4(_), _) => Some("IPv4"),
+        (IpAddr::V6(_), Some(true)) => Some("IPv6"),
+        (IpAddr::V6(_), _) => None,
+    }
+}
+
 /// Why this listener does not get the request.
 fn mismatch(listener: &Listener, same_netns: bool, address: IpAddr) -> String {
     let (local, address) = (listener.local.ip().to_canonical(), address.to_canonical());
@@ -259,18 +287,25 @@ fn mismatch(listener: &Listener, same_netns: bool, address: IpAddr) -> String {
             "which is another network namespace: sockets there never see it. It may be an unrelated program"
                 .into()
         }
-        () if local.is_unspecified() && local.is_ipv4() && address.is_ipv6() => "which is IPv4 only".into(),
-        () if local.is_unspecified() && local.is_ipv6() && address.is_ipv4() => "which is IPv6 only".into(),
+        () if one_family(listener, address) == Some("IPv6") => {
+            "which is IPv6 only: the socket has the option IPV6_V6ONLY".into()
+        }
+        () if one_family(listener, address).is_some() => "which is IPv4 only".into(),
         () if local.is_loopback() => "which only this machine itself can reach, by that very address".into(),
         () if local == address || local.is_unspecified() => "but on another interface only".into(),
         () => format!("which does not cover {address}"),
     }
 }
 
-fn list_command(evidence: &Evidence, arrival: &Arrival, one_port: bool) -> String {
+/// For a command that must run where the request arrived.
+fn arrival_prefix(evidence: &Evidence, arrival: &Arrival) -> String {
     let other = arrival_netns(arrival).is_some_and(|inode| inode != evidence.connection.netns);
     let own = evidence.facts.netns.as_ref().and_then(|netns| netns.name.as_deref());
-    let prefix = in_netns(if other { arrival.place.netns_name.as_deref() } else { own });
+    in_netns(if other { arrival.place.netns_name.as_deref() } else { own })
+}
+
+fn list_command(evidence: &Evidence, arrival: &Arrival, one_port: bool) -> String {
+    let prefix = arrival_prefix(evidence, arrival);
     let command = if is_udp(evidence) { "ss -lunp" } else { "ss -ltnp" };
     match one_port {
         true => format!("{prefix}{command} 'sport = :{}'", evidence.connection.peer.port()),

@@ -103,9 +103,32 @@ fn a_listener_of_one_family_is_elsewhere_for_the_other() {
 
     let only = |v6only| Listener { v6only, ..listener(PEER_NETNS, "[::]:8080") };
     let code = |v6only| refused_here().listeners(&[only(v6only)]).diagnosed().0;
-    assert_eq!(code(Some(true)), "refused.bound-elsewhere");
     assert_eq!(code(Some(false)), "refused.no-listener");
     assert_eq!(code(None), "refused.no-listener");
+    let (code, _, finding) = best(refused_here().listeners(&[only(Some(true))]));
+    assert_eq!(code, "refused.bound-elsewhere");
+    assert!(finding.cause.ends_with("nginx[77] listens on [::]:8080 for IPv6 only"), "{}", finding.cause);
+    assert!(finding.explanation.contains("IPV6_V6ONLY"), "{}", finding.explanation);
+    let steps = format!("{:?}", finding.next_steps);
+    assert!(steps.contains("ipv6only=off") && !steps.contains("connect to [::]"), "{steps}");
+}
+
+fn came_in_by(interface: u32, case: Case) -> Case {
+    case.with(|e| {
+        for moment in &mut e.timeline {
+            if let What::Dropped { packet, .. } = &mut moment.what {
+                packet.iif = interface;
+            }
+        }
+    })
+}
+
+#[test]
+fn a_dual_stack_listener_of_another_interface_is_not_called_ipv6_only() {
+    let bound = Listener { interface: 9, v6only: Some(false), ..listener(PEER_NETNS, "[::]:8080") };
+    let (code, _, finding) = best(came_in_by(3, refused_here().listeners(&[bound])));
+    assert_eq!(code, "refused.bound-elsewhere");
+    assert!(finding.explanation.contains("another interface"), "{}", finding.explanation);
 }
 
 #[test]
@@ -127,14 +150,7 @@ fn another_namespace_is_an_inference() {
 #[test]
 fn a_listener_of_another_interface_is_elsewhere() {
     let bound = Listener { interface: 9, ..listener(PEER_NETNS, "0.0.0.0:8080") };
-    let case = refused_here().listeners(&[bound]).with(|e| {
-        for moment in &mut e.timeline {
-            if let What::Dropped { packet, .. } = &mut moment.what {
-                packet.iif = 3;
-            }
-        }
-    });
-    let (code, _, finding) = best(case);
+    let (code, _, finding) = best(came_in_by(3, refused_here().listeners(&[bound])));
     assert_eq!(code, "refused.bound-elsewhere");
     assert!(finding.cause.ends_with("0.0.0.0:8080 of interface 9"), "{}", finding.cause);
 }

@@ -3,6 +3,7 @@
 mod failure;
 mod icmp;
 mod ipv6;
+mod ipv6_only;
 mod link;
 mod neighbour;
 mod routing;
@@ -93,6 +94,14 @@ pub const ALL: &[Diagnosis] = &[
         needs: &["socket_calls"],
         page: include_str!("../pages/unreachable/no-ipv6.md"),
         check: ipv6::no_ipv6,
+    },
+    Diagnosis {
+        code: "unreachable.ipv6-only-socket",
+        title: "the destination is IPv4, and the socket may carry IPv6 only",
+        specificity: 90,
+        needs: &["socket_calls"],
+        page: include_str!("../pages/unreachable/ipv6-only-socket.md"),
+        check: ipv6_only::socket,
     },
     Diagnosis {
         code: "unreachable.martian-source",

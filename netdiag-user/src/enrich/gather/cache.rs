@@ -31,6 +31,7 @@ struct Key {
     end: End,
     errno: Option<i32>,
     bound_interface: Option<u32>,
+    ipv6_only: bool,
     peer: SocketAddr,
     /// Port 0 unless it matters.
     local: SocketAddr,
@@ -50,6 +51,7 @@ impl Key {
             end: connection.end.clone(),
             errno: connection.errno,
             bound_interface: connection.bound_interface,
+            ipv6_only: connection.ipv6_only,
             peer: connection.peer,
             local,
             needs,

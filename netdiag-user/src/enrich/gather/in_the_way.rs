@@ -22,7 +22,9 @@ pub(super) fn find(connection: &Connection, which: InTheWay) -> Option<Vec<Holde
             let range = if local.port() == 0 { port_range()? } else { local.port()..=local.port() };
             let ports = (local.port() != 0).then(|| Ports::local(local.port()));
             let mut sockets = list(connection, ports).ok()?;
-            sockets.retain(|socket| range.contains(&socket.local.port()) && conflicts(local.ip(), socket));
+            sockets.retain(|socket| {
+                range.contains(&socket.local.port()) && conflicts(local.ip(), connection.ipv6_only, socket)
+            });
             sockets
         }
         InTheWay::OfPeer => {
@@ -85,9 +87,8 @@ fn port_range() -> Option<std::ops::RangeInclusive<u16>> {
     Some(words.next()?.ok()?..=words.next()?.ok()?)
 }
 
-/// Whether the address that was asked for and that of a socket exclude each other on one port. Whether the
-/// one that failed had set IPV6_V6ONLY is not known.
-fn conflicts(wanted: IpAddr, held: &SocketInfo) -> bool {
+/// Whether the address that was asked for and that of a socket exclude each other on one port.
+fn conflicts(wanted: IpAddr, ipv6_only: bool, held: &SocketInfo) -> bool {
     match (wanted, held.local.ip()) {
         (IpAddr::V4(wanted), IpAddr::V4(held)) => {
             wanted == held || wanted.is_unspecified() || held.is_unspecified()
@@ -96,7 +97,7 @@ fn conflicts(wanted: IpAddr, held: &SocketInfo) -> bool {
             wanted == held || wanted.is_unspecified() || held.is_unspecified()
         }
         (IpAddr::V4(_), IpAddr::V6(address)) => address.is_unspecified() && held.v6only != Some(true),
-        (IpAddr::V6(wanted), IpAddr::V4(_)) => wanted.is_unspecified(),
+        (IpAddr::V6(wanted), IpAddr::V4(_)) => wanted.is_unspecified() && !ipv6_only,
     }
 }
 
@@ -174,6 +175,8 @@ mod tests {
         assert!(find_in(&netns, &failed, InTheWay::OfLocal).is_empty());
         failed.local = "[::]:47100".parse().unwrap();
         assert_eq!(find_in(&netns, &failed, InTheWay::OfLocal).len(), 1);
+        failed.ipv6_only = true;
+        assert!(find_in(&netns, &failed, InTheWay::OfLocal).is_empty(), "IPv4 is not in its way");
 
         failed.protocol = protocol::UDP;
         failed.local = "0.0.0.0:47100".parse().unwrap();
