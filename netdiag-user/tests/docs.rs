@@ -227,8 +227,11 @@ fn every_counter_is_described() {
 #[test]
 fn every_event_is_described() {
     let output = read(&root().join("docs/output.md"));
-    let source = read(&root().join("netdiag-user/src/output/event.rs"));
-    let code = source.split("#[cfg(test)]").next().unwrap();
+    let sources = ["event.rs", "event/what.rs"].map(|file| {
+        let source = read(&root().join("netdiag-user/src/output").join(file));
+        source.split("#[cfg(test)]").next().unwrap().to_owned()
+    });
+    let code = sources.concat();
     let names = code.split("Event::new(").skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"'));
     let names: Vec<&str> = names.filter_map(|rest| rest.split('"').next()).collect();
     assert!(names.len() > 8, "{names:?}");

@@ -228,6 +228,10 @@ pub(super) fn near<'a>(word: Option<&str>, candidates: impl IntoIterator<Item = 
     (best.0 <= most).then(|| best.1.to_owned())
 }
 
+pub(super) fn near_keyword(word: &str) -> Option<String> {
+    near(Some(word), KEYWORDS)
+}
+
 /// Insertions, deletions, substitutions and swaps of neighbours (optimal string alignment).
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
