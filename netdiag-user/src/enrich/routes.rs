@@ -191,19 +191,6 @@ pub fn lookup(
     ask(&mut socket, netns, &flow, RTM_F_LOOKUP_TABLE)
 }
 
-/// The route that decides about `dst`, as `ip route` prints it: `default via 10.0.0.1 dev eth0 proto dhcp`.
-/// `None` if no route matches, or the lookup is not possible. Parameters as for [`lookup`].
-pub fn matching_route_text(
-    netns: Option<&NetnsHandle>,
-    dst: IpAddr,
-    src: Option<IpAddr>,
-    oif: Option<u32>,
-    mark: Option<u32>,
-) -> Option<String> {
-    let answer = matching_route(netns, dst, src, oif, mark).ok()?;
-    Some(super::route_text::route(answer.route()?, &links::names(netns)))
-}
-
 /// As [`lookup`], but with the entry of the table that matched in place of the decision made from it.
 pub fn matching_route(
     netns: Option<&NetnsHandle>,

@@ -188,7 +188,8 @@ fn texts_are_those_of_ip_route() {
         ("fd09:1::1", "blackhole fd09:1::/48"),
     ];
     for (dst, start) in destinations {
-        let text = matching_route_text(Some(&handle), dst.parse().unwrap(), None, None, None).unwrap();
+        let answer = matching_route(Some(&handle), dst.parse().unwrap(), None, None, None).unwrap();
+        let text = super::super::route_text::route(answer.route().unwrap(), &links::names(Some(&handle)));
         assert!(text.starts_with(start.trim_end_matches("proto")), "{text}");
         assert!(shown.contains(&text), "{text}\n{}", shown.join("\n"));
     }

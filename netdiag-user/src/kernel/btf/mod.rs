@@ -51,7 +51,8 @@ impl Btf {
     ///
     /// # Errors
     /// [`BtfError::Malformed`], also for data in the other byte order.
-    pub fn from_bytes(data: Vec<u8>) -> Result<Self, BtfError> {
+    #[cfg(test)]
+    pub(crate) fn from_bytes(data: Vec<u8>) -> Result<Self, BtfError> {
         Self::standalone(Bytes::Owned(data))
     }
 
@@ -76,7 +77,8 @@ impl Btf {
     ///
     /// # Errors
     /// [`BtfError::Malformed`].
-    pub fn split(&self, data: Vec<u8>) -> Result<Self, BtfError> {
+    #[cfg(test)]
+    pub(crate) fn split(&self, data: Vec<u8>) -> Result<Self, BtfError> {
         self.continued(Bytes::Owned(data))
     }
 
@@ -93,11 +95,6 @@ impl Btf {
     /// declaration is no definition.
     pub fn has_type(&self, name: &str) -> bool {
         self.named(name, Kind::is_named_type).next().is_some()
-    }
-
-    /// Whether the kernel (or module) has a function of this name.
-    pub fn has_func(&self, name: &str) -> bool {
-        self.named(name, |kind| kind == Kind::Func).next().is_some()
     }
 
     fn blobs(&self) -> impl Iterator<Item = &Blob> {
