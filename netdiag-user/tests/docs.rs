@@ -57,6 +57,23 @@ fn links_lead_somewhere() {
     none(&complaints);
 }
 
+#[test]
+fn lines_are_short() {
+    const MOST: usize = 120;
+    let mut complaints = Vec::new();
+    // Rows of a table and what programs say cannot be broken, and the benchmarks are written by a program.
+    for path in documents().into_iter().filter(|path| !path.ends_with("benchmarks.md")) {
+        let mut fenced = false;
+        for (number, line) in read(&path).lines().enumerate() {
+            fenced ^= line.trim_start().starts_with("```");
+            if line.chars().count() > MOST && !fenced && !line.starts_with('|') {
+                complaints.push(format!("{}:{}: longer than {MOST} characters", path.display(), number + 1));
+            }
+        }
+    }
+    none(&complaints);
+}
+
 /// Words as a shell makes them, as far as the documents need it.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
