@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::error::EnrichError;
 use super::netlink::{self, Attributes, Request, Socket, u8_at, u16_at, u32_at};
 use super::netns::NetnsHandle;
-use super::rules::{self, Rule};
+use super::rules::Rule;
 use super::{fib, links};
 
 const RTA_DST: u16 = 1;
@@ -211,11 +211,6 @@ pub fn has_default(netns: Option<&NetnsHandle>, v6: bool) -> Result<bool, Enrich
         route.destination.1 == 0 && route.kind == RouteKind::Unicast
     })?;
     Ok(!defaults.is_empty())
-}
-
-/// The policy rules of a network namespace, in the order in which they are asked.
-pub fn rules(netns: Option<&NetnsHandle>, v6: bool) -> Result<Vec<Rule>, EnrichError> {
-    rules::dump(&mut Socket::route(netns)?, if v6 { libc::AF_INET6 } else { libc::AF_INET } as u8)
 }
 
 /// Whether an address lies in a prefix; never if they are of different families.

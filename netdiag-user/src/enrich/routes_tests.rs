@@ -1,4 +1,4 @@
-use super::super::rules::RuleAction;
+use super::super::rules::{self, RuleAction};
 use super::super::testing::TestNetns;
 use super::*;
 
@@ -211,7 +211,8 @@ fn prefixes() {
 #[test]
 fn rules_in_order() {
     let netns = router();
-    let rules = rules(Some(&netns.handle()), false).unwrap();
+    let mut socket = Socket::route(Some(&netns.handle())).unwrap();
+    let rules = rules::dump(&mut socket, libc::AF_INET as u8).unwrap();
     let priorities: Vec<u32> = rules.iter().map(|rule| rule.priority).collect();
     assert_eq!(priorities, [0, 999, 1000, 1001, 1002, 1003, 32766, 32767]);
     assert_eq!(rules[0].action, RuleAction::Table(255));
