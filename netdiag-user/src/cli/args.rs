@@ -155,8 +155,14 @@ pub struct Cost {
     pub stats: bool,
 }
 
-#[derive(Debug, Clone, Copy, Args)]
-pub struct Tracing {
+// What `run` and `watch` have in common.
+#[derive(Debug, Clone, Args)]
+pub struct Reporting {
+    /// Report connections that work, too, when they end
+    #[arg(long)]
+    pub all: bool,
+    #[command(flatten)]
+    pub cost: Cost,
     /// Let nftables trace packets that are dropped by a rule which the kernel does not name otherwise
     ///
     /// For that netdiag adds a table of its own, netdiag_trace_PID, to nftables in the network namespace of the drop,
@@ -165,6 +171,9 @@ pub struct Tracing {
     /// added while the kernel names the rule itself.
     #[arg(long)]
     pub trace_rules: bool,
+    /// Append the evidence of each connection that failed to this file, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub save_evidence: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -178,16 +187,8 @@ Examples:
   netdiag run --all -- ssh backup@10.0.0.7 true
   netdiag run --stats -- ./load-test             what netdiag itself cost meanwhile")]
 pub struct RunArgs {
-    /// Report connections that work, too, when they end
-    #[arg(long)]
-    pub all: bool,
     #[command(flatten)]
-    pub cost: Cost,
-    #[command(flatten)]
-    pub tracing: Tracing,
-    /// Append the evidence of each connection that failed to this file, one JSON object a line
-    #[arg(long, value_name = "FILE")]
-    pub save_evidence: Option<PathBuf>,
+    pub reporting: Reporting,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
@@ -208,16 +209,8 @@ pub struct WatchArgs {
     /// Stop after this time: 30s, 5m, 1h30m
     #[arg(long, value_parser = parse_duration, value_name = "TIME")]
     pub duration: Option<Duration>,
-    /// Report connections that work, too, when they end
-    #[arg(long)]
-    pub all: bool,
     #[command(flatten)]
-    pub cost: Cost,
-    #[command(flatten)]
-    pub tracing: Tracing,
-    /// Append the evidence of each connection that failed to this file, one JSON object a line
-    #[arg(long, value_name = "FILE")]
-    pub save_evidence: Option<PathBuf>,
+    pub reporting: Reporting,
     /// Which connections; all, if nothing is given
     #[arg(trailing_var_arg = true, value_name = "FILTER")]
     pub filter: Vec<String>,
