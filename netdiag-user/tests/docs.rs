@@ -235,6 +235,22 @@ fn every_probe_has_both_sides_and_a_line() {
 }
 
 #[test]
+fn every_map_has_a_line() {
+    let architecture = read(&root().join("docs/architecture.md"));
+    let mut names = Vec::new();
+    for path in files(&root().join("netdiag-ebpf/src"), ".rs") {
+        let source = read(&path);
+        let maps =
+            source.split("#[map]").skip(1).filter_map(|rest| rest.split_once("static ")?.1.split(':').next());
+        names.extend(maps.map(str::to_owned));
+    }
+    assert!(names.len() > 10, "{names:?}");
+    let rows = || architecture.lines().filter(|line| line.starts_with("| `"));
+    let missing = names.iter().filter(|name| !rows().any(|row| row.contains(&format!("`{name}`"))));
+    none(&missing.map(|name| format!("docs/architecture.md has no row `{name}`")).collect::<Vec<_>>());
+}
+
+#[test]
 fn every_counter_is_described() {
     let output = read(&root().join("docs/output.md"));
     let missing = COUNTERS.iter().filter(|(_, name)| !output.contains(&format!("`{name}`")));
