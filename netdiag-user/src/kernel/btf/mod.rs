@@ -19,6 +19,8 @@ pub use error::BtfError;
 pub use layout::Field;
 pub use signature::Param;
 
+pub(super) use blob::{HEADER_LEN, MAGIC, VERSION};
+
 use blob::{Blob, Kind, Type};
 use bytes::Bytes;
 
