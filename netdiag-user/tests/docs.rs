@@ -57,6 +57,23 @@ fn links_lead_somewhere() {
     none(&complaints);
 }
 
+#[test]
+fn lines_are_short() {
+    const MOST: usize = 120;
+    let mut complaints = Vec::new();
+    // Rows of a table and what programs say cannot be broken, and the benchmarks are written by a program.
+    for path in documents().into_iter().filter(|path| !path.ends_with("benchmarks.md")) {
+        let mut fenced = false;
+        for (number, line) in read(&path).lines().enumerate() {
+            fenced ^= line.trim_start().starts_with("```");
+            if line.chars().count() > MOST && !fenced && !line.starts_with('|') {
+                complaints.push(format!("{}:{}: longer than {MOST} characters", path.display(), number + 1));
+            }
+        }
+    }
+    none(&complaints);
+}
+
 /// Words as a shell makes them, as far as the documents need it.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
@@ -218,6 +235,22 @@ fn every_probe_has_both_sides_and_a_line() {
 }
 
 #[test]
+fn every_map_has_a_line() {
+    let architecture = read(&root().join("docs/architecture.md"));
+    let mut names = Vec::new();
+    for path in files(&root().join("netdiag-ebpf/src"), ".rs") {
+        let source = read(&path);
+        let maps =
+            source.split("#[map]").skip(1).filter_map(|rest| rest.split_once("static ")?.1.split(':').next());
+        names.extend(maps.map(str::to_owned));
+    }
+    assert!(names.len() > 10, "{names:?}");
+    let rows = || architecture.lines().filter(|line| line.starts_with("| `"));
+    let missing = names.iter().filter(|name| !rows().any(|row| row.contains(&format!("`{name}`"))));
+    none(&missing.map(|name| format!("docs/architecture.md has no row `{name}`")).collect::<Vec<_>>());
+}
+
+#[test]
 fn every_counter_is_described() {
     let output = read(&root().join("docs/output.md"));
     let missing = COUNTERS.iter().filter(|(_, name)| !output.contains(&format!("`{name}`")));
@@ -227,8 +260,11 @@ fn every_counter_is_described() {
 #[test]
 fn every_event_is_described() {
     let output = read(&root().join("docs/output.md"));
-    let source = read(&root().join("netdiag-user/src/output/event.rs"));
-    let code = source.split("#[cfg(test)]").next().unwrap();
+    let sources = ["event.rs", "event/what.rs"].map(|file| {
+        let source = read(&root().join("netdiag-user/src/output").join(file));
+        source.split("#[cfg(test)]").next().unwrap().to_owned()
+    });
+    let code = sources.concat();
     let names = code.split("Event::new(").skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"'));
     let names: Vec<&str> = names.filter_map(|rest| rest.split('"').next()).collect();
     assert!(names.len() > 8, "{names:?}");

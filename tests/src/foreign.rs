@@ -15,7 +15,6 @@ const MAP_LOOKUP: libc::c_long = 1;
 const OBJECT_PIN: libc::c_long = 6;
 const MAP_TYPE_ARRAY: u64 = 2;
 pub const TCX_INGRESS: u64 = 46;
-pub const TCX_EGRESS: u64 = 47;
 
 /// Attached to an interface: by a TCX link until it is dropped, or by a filter that stays.
 #[derive(Debug)]

@@ -48,6 +48,16 @@ pub fn probe_at<T: Copy>(base: *const c_void, offset: usize) -> Option<T> {
     (result == 0).then(|| unsafe { value.assume_init() })
 }
 
+/// Copies an address of `family` at `base + offset`; zeros where the read faults, and behind the four bytes of IPv4.
+#[inline(always)]
+pub fn copy_address(base: *const c_void, offset: u32, family: u32, to: &mut [u8; 16]) {
+    *to = [0; 16];
+    let length = if family == sock::AF_INET6 as u32 { 16 } else { 4 };
+    let source = base.cast::<u8>().wrapping_add(offset as usize).cast::<c_void>();
+    // SAFETY: at most 16 bytes into 16 bytes; the helper checks the source.
+    unsafe { bpf_probe_read_kernel(to.as_mut_ptr().cast(), length, source) };
+}
+
 /// A pointer field, `None` where it is absent or null.
 #[inline(always)]
 pub fn probe_pointer(base: *const c_void, field: Field) -> Option<*const c_void> {

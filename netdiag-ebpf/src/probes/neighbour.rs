@@ -11,13 +11,13 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_probe_read_kernel};
+use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use netdiag_ebpf::fields::{ABSENT, Field};
 use netdiag_ebpf::records::{NeighbourRecord, kind};
 
-use crate::kernel::{netns_inum, probe, probe_pointer, sock};
+use crate::kernel::{copy_address, netns_inum, probe, probe_pointer};
 use crate::maps::{offset, send};
 
 /// include/uapi/linux/neighbour.h
@@ -33,15 +33,11 @@ pub fn neigh_timer_handler(ctx: BtfTracePointContext) -> i32 {
     }
     let Some(table) = probe_pointer(neigh, Field::NeighTbl) else { return 0 };
     let Some(family) = probe::<u32>(table, Field::NeighTableFamily) else { return 0 };
-    let length = if family == sock::AF_INET6 as u32 { 16 } else { 4 };
     let dev = probe_pointer(neigh, Field::NeighDev);
     send::<NeighbourRecord>(kind::NEIGHBOUR, |record| {
         // SAFETY: reserved memory of the ring buffer.
         let record = unsafe { &mut *record };
-        record.address = [0; 16];
-        let source = neigh.cast::<u8>().wrapping_add(key as usize);
-        // SAFETY: at most 16 bytes into 16 bytes; the helper checks the source.
-        unsafe { bpf_probe_read_kernel(record.address.as_mut_ptr().cast(), length, source.cast()) };
+        copy_address(neigh, key, family, &mut record.address);
         record.family = family;
         record.ifindex = dev.and_then(|dev| probe(dev, Field::DevIfindex)).unwrap_or(0);
         record.netns = dev.and_then(|dev| probe_pointer(dev, Field::DevNet)).map_or(0, netns_inum);

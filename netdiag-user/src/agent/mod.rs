@@ -9,6 +9,7 @@ mod governor;
 mod health;
 mod heartbeat;
 pub mod history;
+mod host;
 mod lock;
 pub mod metrics;
 mod notify;
@@ -17,13 +18,12 @@ mod pages;
 pub mod preflight;
 mod privileges;
 mod server;
+mod storage;
 mod stream;
 mod tally;
 
 use std::cell::RefCell;
 use std::os::fd::RawFd;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,7 +42,7 @@ use desk::{Desk, store};
 use governor::{Budget, Change, Governor};
 use health::Health;
 use heartbeat::Heartbeat;
-use history::{Counts, Settings, Writer};
+use history::Writer;
 use lock::Lock;
 use metrics::Board;
 use notify::Manager;
@@ -109,7 +109,7 @@ impl Agent {
         let mut locks = vec![Lock::take(&config.run_dir, LOCK)?];
         let system = |what| move |source| AgentError::System { what, source };
         if config.history.enabled {
-            locks.extend(history_lock(&config.history.dir)?);
+            locks.extend(storage::lock(&config.history.dir)?);
         }
         let door = door(&config, &say);
         privileges::keep().map_err(system("cannot give up capabilities"))?;
@@ -139,13 +139,7 @@ impl Agent {
         });
         own::probes(&mut engine, &board);
         let own = Own::new(config.metrics.latency);
-        let writer = if config.history.enabled {
-            let queue = config.history.queue.get();
-            let writer = Writer::start(settings(&config), queue, Arc::clone(&say));
-            Some(writer.map_err(system("no thread for the history"))?)
-        } else {
-            None
-        };
+        let writer = storage::start(&config, &say).map_err(system("no thread for the history"))?;
         let socket = Some(config.socket.as_path()).filter(|path| !path.as_os_str().is_empty());
         let server =
             Server::start(config.listen.0, socket, pages::of(&board, &health)).map_err(AgentError::Listen)?;
@@ -242,7 +236,7 @@ impl Agent {
         self.own.measure(&mut self.engine, &self.board);
         self.govern();
         if let Some(counts) = self.writer.as_ref().map(Writer::counts) {
-            self.show(counts);
+            storage::show(counts, &self.board, &self.health);
         }
         self.health.turned();
         let Self { manager, health, .. } = self;
@@ -305,18 +299,6 @@ impl Agent {
         self.health.part("budget", problem);
     }
 
-    /// The store's numbers, where they are looked for.
-    fn show(&self, counts: Counts) {
-        let board = &self.board;
-        board.set(&metrics::STORED, &[], counts.stored as f64);
-        board.set(&metrics::NOT_STORED, &["queue-full"], counts.queue_full as f64);
-        board.set(&metrics::NOT_STORED, &["refused"], counts.failed as f64);
-        board.set(&metrics::HISTORY_SET_ASIDE, &[], counts.files_set_aside as f64);
-        board.set(&metrics::HISTORY_BYTES, &[], counts.size as f64);
-        board.set(&metrics::HISTORY_OK, &[], f64::from(u8::from(counts.problem.is_none())));
-        self.health.part("history", counts.problem);
-    }
-
     /// Lets what the configuration asks for through, and the heartbeat.
     fn set_filter(&mut self) {
         self.filter = self.config.filter.filter();
@@ -335,7 +317,7 @@ impl Agent {
         self.health.heartbeat_every(self.config.heartbeat.get());
         self.governor.budget = budget(&self.config);
         if let Some(writer) = &self.writer {
-            writer.set(settings(&self.config));
+            writer.set(storage::settings(&self.config));
         }
         self.manager.ready();
         fixed
@@ -364,27 +346,6 @@ fn door(config: &Config, say: &Say) -> Option<Door> {
 
 fn budget(config: &Config) -> Budget {
     Budget { cpu: config.budget.cpu.get(), memory: config.budget.memory.bytes() }
-}
-
-fn settings(config: &Config) -> Settings {
-    let history = &config.history;
-    Settings {
-        dir: history.dir.clone(),
-        keep: history.keep.get(),
-        max_size: history.max_size.bytes(),
-        arguments: history.arguments,
-    }
-}
-
-/// A store that cannot be written has no lock either, and nobody else who writes it.
-fn history_lock(dir: &Path) -> Result<Option<Lock>, lock::LockError> {
-    // What fails here fails below, too.
-    let _ = std::fs::DirBuilder::new().recursive(true).mode(0o750).create(dir);
-    match Lock::take(dir, LOCK) {
-        Ok(lock) => Ok(Some(lock)),
-        Err(lock::LockError::Io { .. }) => Ok(None),
-        Err(taken) => Err(taken),
-    }
 }
 
 fn status(health: &Health) -> String {

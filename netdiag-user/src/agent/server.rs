@@ -3,14 +3,12 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use super::privileges;
-use super::stream::{Stream, listen_unix, read_some, write_all};
+use super::host::Host;
+use super::stream::{SocketFile, Stream, listen_unix, read_some, write_all};
 
 /// A request's head at most.
 const MAX_HEAD: usize = 8 << 10;
@@ -43,7 +41,7 @@ pub type Pages = dyn Fn(&str) -> Option<Page> + Send + Sync;
 pub struct Server {
     /// Where it really listens: port 0 has become another.
     pub address: Option<SocketAddr>,
-    socket: Option<PathBuf>,
+    _file: Option<SocketFile>,
 }
 
 impl Server {
@@ -54,61 +52,28 @@ impl Server {
         socket: Option<&Path>,
         pages: Arc<Pages>,
     ) -> Result<Self, String> {
-        let busy = Arc::new(AtomicUsize::new(0));
-        let mut server = Self { address: None, socket: None };
+        let host = Host::new("netdiag-http", MAX_CONNECTIONS);
+        let (mut bound, mut file) = (None, None);
         if let Some(address) = address {
             let failed = |error: io::Error| format!("cannot listen on {address}: {error}");
             let listener = TcpListener::bind(address).map_err(failed)?;
-            server.address = Some(listener.local_addr().map_err(failed)?);
-            let (pages, busy) = (Arc::clone(&pages), Arc::clone(&busy));
-            spawn(move || serve(|| listener.accept().map(|(stream, _)| stream), &pages, &busy))?;
+            bound = Some(listener.local_addr().map_err(failed)?);
+            let pages = Arc::clone(&pages);
+            host.serve(
+                move || listener.accept().map(|(stream, _)| stream),
+                move |stream| answer(stream, &*pages),
+            )?;
         }
         if let Some(path) = socket {
             let failed = |error: io::Error| format!("cannot listen on {}: {error}", path.display());
-            let listener = listen_unix(path, MODE).map_err(failed)?;
-            server.socket = Some(path.to_owned());
-            spawn(move || serve(|| listener.accept().map(|(stream, _)| stream), &pages, &busy))?;
+            let (listener, its_file) = listen_unix(path, MODE).map_err(failed)?;
+            file = Some(its_file);
+            host.serve(
+                move || listener.accept().map(|(stream, _)| stream),
+                move |stream| answer(stream, &*pages),
+            )?;
         }
-        Ok(server)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Some(path) = &self.socket {
-            // Gone already is what is wanted.
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-fn spawn(work: impl FnOnce() + Send + 'static) -> Result<(), String> {
-    let thread = thread::Builder::new().name("netdiag-http".into()).stack_size(256 << 10);
-    thread.spawn(work).map(drop).map_err(|error| format!("cannot start a thread: {error}"))
-}
-
-fn serve<S: Stream>(accept: impl Fn() -> io::Result<S>, pages: &Arc<Pages>, busy: &Arc<AtomicUsize>) {
-    // On a kernel that refuses, the pages are the same.
-    let _ = privileges::give_up_all();
-    loop {
-        let Ok(stream) = accept() else {
-            // No descriptors left, as like as not: they do not come back by asking at once.
-            thread::sleep(Duration::from_millis(100));
-            continue;
-        };
-        if busy.fetch_add(1, Ordering::AcqRel) >= MAX_CONNECTIONS {
-            busy.fetch_sub(1, Ordering::AcqRel);
-            continue;
-        }
-        let (pages, counted) = (Arc::clone(pages), Arc::clone(busy));
-        let started = spawn(move || {
-            // What goes wrong with a reader is the reader's affair.
-            let _ = answer(stream, &*pages);
-            counted.fetch_sub(1, Ordering::AcqRel);
-        });
-        if started.is_err() {
-            busy.fetch_sub(1, Ordering::AcqRel);
-        }
+        Ok(Self { address: bound, _file: file })
     }
 }
 
@@ -228,33 +193,6 @@ mod tests {
         ] {
             let answer = ask(address, &request);
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request:.40}: {answer}");
-        }
-    }
-
-    #[test]
-    fn many_idle_connections_do_not_make_it_grow() {
-        let server = Server::start(Some(([127, 0, 0, 1], 0).into()), None, pages()).unwrap();
-        let address = server.address.unwrap();
-        let idle: Vec<TcpStream> =
-            (0..3 * MAX_CONNECTIONS).map(|_| TcpStream::connect(address).unwrap()).collect();
-        thread::sleep(Duration::from_millis(100));
-        let threads = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-        let named = threads.filter(|task| {
-            std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == "netdiag-http")
-        });
-        // Those of other tests may be among them.
-        assert!(named.count() < 2 * MAX_CONNECTIONS);
-        drop(idle);
-        let deadline = Instant::now() + Duration::from_secs(5);
-        loop {
-            let stream = TcpStream::connect(address).unwrap();
-            let (mut answer, mut stream) = (String::new(), stream);
-            let sent = stream.write_all(b"GET /healthz HTTP/1.1\r\n\r\n");
-            if sent.and_then(|()| stream.read_to_string(&mut answer)).is_ok() && answer.contains("fine") {
-                break;
-            }
-            assert!(Instant::now() < deadline, "it does not answer any more");
-            thread::sleep(Duration::from_millis(20));
         }
     }
 

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A connection of either kind.
@@ -60,12 +60,24 @@ fn left_until(end: Instant) -> io::Result<Duration> {
         .ok_or_else(|| io::ErrorKind::TimedOut.into())
 }
 
+/// The file of a unix socket, which goes with it.
+#[derive(Debug)]
+pub(super) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Gone already is what is wanted.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 /// Takes the place of a socket that an agent left behind when it was killed. One at a time holds the lock.
-pub(super) fn listen_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
+pub(super) fn listen_unix(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
     if std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
         std::fs::remove_file(path)?;
     }
     let listener = UnixListener::bind(path)?;
+    let file = SocketFile(path.to_owned());
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-    Ok(listener)
+    Ok((listener, file))
 }

@@ -35,48 +35,51 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  netdiag run -- curl http://10.1.2.3:8080/     why does this command's connection fail?
-  netdiag watch                                 every failing connection of this machine
-  netdiag watch port 5432 and not src 10.0.0.9  some of them
-  netdiag agent                                 the same for months, with a memory and metrics
-  netdiag history --since 3h                    what failed at 3 a.m.
-  netdiag drops                                 packets that this machine throws away, and which rule does
-  netdiag timewait                              who makes all those TIME_WAIT sockets, and is it a problem?
-  netdiag sockets --listening                   who listens, and how full each accept queue is
-  netdiag port 443                              who holds a port, in every network namespace
-  netdiag explain timeout.firewall-drop         what a diagnosis means, and how to check it by hand
-  netdiag doctor                                what this kernel lets netdiag see
+  netdiag run -- curl http://10.1.2.3/   why does its connection fail?
+  netdiag watch                          every connection here that fails
+  netdiag watch port 5432                some of them
+  netdiag agent                          the same for months, with metrics
+  netdiag history --since 3h             what failed at 3 a.m.
+  netdiag drops                          what is thrown away, and by which rule
+  netdiag timewait                       whose all those TIME_WAIT sockets are
+  netdiag sockets --listening            who listens, how full the queues are
+  netdiag port 443                       who holds a port, in every namespace
+  netdiag explain timeout.firewall-drop  what it means, how to check by hand
+  netdiag doctor                         what this kernel lets netdiag see
 
-Exit status: `run` ends with the command's own. Every other command: 0 done, 1 problems found (doctor),
-2 could not do what was asked.";
+Exit status: `run` ends with the command's own. Every other command: 0 done, 1 problems found (doctor), 2 could not do \
+what was asked.";
+
+/// What sets the options of all commands apart from a command's own.
+const EVERYWHERE: &str = "Options of every command";
 
 #[derive(Debug, Clone, Args)]
 pub struct Global {
     /// Text for people, or one JSON object a line
-    #[arg(long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     pub format: Format,
     /// Write results to this file
-    #[arg(long, short, global = true, value_name = "FILE")]
+    #[arg(long, short, global = true, help_heading = EVERYWHERE, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Also explain each problem in plain words
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = EVERYWHERE)]
     pub verbose: bool,
     /// Attach by this kind of hook wherever netdiag has a choice
     ///
     /// `netdiag doctor` shows what was taken. Without this option the cheapest that the kernel allows is: functions
-    /// by fentry and fexit, else tracepoints, else kprobes. For comparing them, and for kernels on which one of them
-    /// makes trouble. `tracepoint` uses no kernel function at all: who sent an ICMP error is then known only from
+    /// by fentry and fexit, else tracepoints, else kprobes. It is for comparing them, and for kernels on which one of
+    /// them makes trouble. `tracepoint` uses no kernel function at all: who sent an ICMP error is then known only from
     /// when tc watches.
-    #[arg(long, global = true, value_enum, value_name = "KIND")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_enum, value_name = "KIND")]
     pub attach: Option<AttachBy>,
     /// Read nothing of the kernel's memory on demand
     ///
-    /// netdiag reads it to confirm which rule of nftables dropped a packet. Without, the rule is found by comparing the
-    /// packet with the ruleset, which is never certain.
-    #[arg(long, global = true)]
+    /// netdiag reads it to confirm which rule of nftables dropped a packet. With this option the rule is found by
+    /// comparing the packet with the ruleset, which is never certain.
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub no_peek: bool,
     /// No colours (NO_COLOR does the same)
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub no_color: bool,
 }
 
@@ -134,6 +137,10 @@ pub enum Command {
     /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Print the manual page (roff)
+    #[command(after_long_help = "\
+Examples:
+  netdiag man | man -l -
+  netdiag man > /usr/local/share/man/man1/netdiag.1")]
     Man,
 }
 
@@ -148,8 +155,14 @@ pub struct Cost {
     pub stats: bool,
 }
 
-#[derive(Debug, Clone, Copy, Args)]
-pub struct Tracing {
+// What `run` and `watch` have in common.
+#[derive(Debug, Clone, Args)]
+pub struct Reporting {
+    /// Report connections that work, too, when they end
+    #[arg(long)]
+    pub all: bool,
+    #[command(flatten)]
+    pub cost: Cost,
     /// Let nftables trace packets that are dropped by a rule which the kernel does not name otherwise
     ///
     /// For that netdiag adds a table of its own, netdiag_trace_PID, to nftables in the network namespace of the drop,
@@ -158,11 +171,14 @@ pub struct Tracing {
     /// added while the kernel names the rule itself.
     #[arg(long)]
     pub trace_rules: bool,
+    /// Append the evidence of each connection that failed to this file, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub save_evidence: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-The command keeps its standard input, output and error; the report goes to standard error, or to --output.
+The command keeps its standard input, output and error; the report goes to standard error, or to --output. \
 Connections are followed through fork, exec, setsid and `ip netns exec`, in whichever network namespace.
 
 Examples:
@@ -171,16 +187,8 @@ Examples:
   netdiag run --all -- ssh backup@10.0.0.7 true
   netdiag run --stats -- ./load-test             what netdiag itself cost meanwhile")]
 pub struct RunArgs {
-    /// Report connections that work, too, when they end
-    #[arg(long)]
-    pub all: bool,
     #[command(flatten)]
-    pub cost: Cost,
-    #[command(flatten)]
-    pub tracing: Tracing,
-    /// Append the evidence of each connection that failed to this file, one JSON object a line
-    #[arg(long, value_name = "FILE")]
-    pub save_evidence: Option<PathBuf>,
+    pub reporting: Reporting,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
@@ -188,8 +196,8 @@ pub struct RunArgs {
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-FILTER is in the words of tcpdump: host, net, port, portrange, src, dst, tcp, udp, ip, ip6, and, or, not,
-parentheses; and pid, comm, netns, code. `source` is the side that opened the connection.
+FILTER is in the words of tcpdump: host, net, port, portrange, src, dst, tcp, udp, icmp, icmp6, ip, ip6, and, or, \
+not, parentheses; and pid, comm, netns, code. `src` is the side that opened the connection.
 
 Examples:
   netdiag watch
@@ -201,16 +209,8 @@ pub struct WatchArgs {
     /// Stop after this time: 30s, 5m, 1h30m
     #[arg(long, value_parser = parse_duration, value_name = "TIME")]
     pub duration: Option<Duration>,
-    /// Report connections that work, too, when they end
-    #[arg(long)]
-    pub all: bool,
     #[command(flatten)]
-    pub cost: Cost,
-    #[command(flatten)]
-    pub tracing: Tracing,
-    /// Append the evidence of each connection that failed to this file, one JSON object a line
-    #[arg(long, value_name = "FILE")]
-    pub save_evidence: Option<PathBuf>,
+    pub reporting: Reporting,
     /// Which connections; all, if nothing is given
     #[arg(trailing_var_arg = true, value_name = "FILTER")]
     pub filter: Vec<String>,
@@ -232,7 +232,13 @@ pub struct ExplainArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  netdiag completions bash > /etc/bash_completion.d/netdiag
+  netdiag completions zsh > /usr/local/share/zsh/site-functions/_netdiag
+  netdiag completions fish > ~/.config/fish/completions/netdiag.fish")]
 pub struct CompletionsArgs {
+    /// For which shell
     pub shell: clap_complete::Shell,
 }
 

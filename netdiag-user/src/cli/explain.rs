@@ -49,6 +49,7 @@ struct Entry {
     code: &'static str,
     symptom: &'static str,
     title: &'static str,
+    needs: &'static [&'static str],
     #[serde(skip_serializing_if = "Option::is_none")]
     page: Option<&'static str>,
 }
@@ -59,6 +60,7 @@ fn write_entry(out: &mut dyn Write, diagnosis: &'static Diagnosis, page: bool) -
         code: diagnosis.code,
         symptom: diagnosis.symptom(),
         title: diagnosis.title,
+        needs: diagnosis.needs,
         page: page.then_some(diagnosis.page),
     };
     writeln!(out, "{}", serde_json::to_string(&entry)?)?;
@@ -82,26 +84,10 @@ fn list(
 /// The code that shares the most letters in order with what was typed, if that is most of it.
 fn near(code: &str) -> Option<&'static str> {
     diagnoses::catalogue()
-        .map(|d| (distance(code, d.code), d.code))
+        .map(|d| (strsim::levenshtein(code, d.code), d.code))
         .min()
         .filter(|(distance, near)| *distance * 3 <= near.len())
         .map(|(_, near)| near)
-}
-
-/// Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(row[j + 1] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -112,10 +98,5 @@ mod tests {
     fn a_typing_error_finds_its_code() {
         assert_eq!(near("refused.no-listner"), Some("refused.no-listener"));
         assert_eq!(near("something.else-entirely"), None);
-    }
-
-    #[test]
-    fn distances() {
-        assert_eq!([distance("abc", "abc"), distance("abc", "abd"), distance("", "ab")], [0, 1, 2]);
     }
 }

@@ -22,13 +22,11 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use args::{Cli, Command};
+use netdiag::engine::Engine;
 use netdiag::filter::Filter;
 
 /// What a subcommand could not do; exit status 2.
 pub const FAILED: u8 = 2;
-
-/// What `--trace-rules` does to the machine.
-const TRACES: &str = "--trace-rules: where the kernel does not name a rule itself, a table netdiag_trace_PID is added to nftables for as long as netdiag runs";
 
 pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
@@ -50,6 +48,15 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
 /// The words of a FILTER; `None` if there are none. What is wrong with it is said with a pointer to the place.
 pub fn filter(words: &[String]) -> anyhow::Result<Option<Filter>> {
     Filter::from_args(words).map_err(|error| anyhow!("{error}\n{}", error.pointer()))
+}
+
+/// `--trace-rules`. It does something to the machine, so it says so.
+fn trace_rules(engine: &mut Engine) {
+    engine.trace_rules();
+    say(format_args!(
+        "--trace-rules: where the kernel does not name a rule itself, a table netdiag_trace_PID is added to nftables \
+         for as long as netdiag runs"
+    ));
 }
 
 /// A line on standard error for people. That nobody may read it is no error.

@@ -16,7 +16,7 @@ use super::args::{Global, RunArgs};
 use super::events::{Received, Signals, wait};
 use super::sink::{Sink, Stream};
 use super::status::{OwnCost, Status};
-use super::{TRACES, say};
+use super::{say, trace_rules};
 
 /// A shell's status for a command that is not there.
 const NOT_FOUND: u8 = 127;
@@ -29,12 +29,11 @@ const GOODBYES: Duration = Duration::from_millis(300);
 const IDLE: Duration = Duration::from_secs(1);
 
 pub fn run(args: RunArgs, global: &Global) -> anyhow::Result<ExitCode> {
-    let mut sink = Sink::new(global, Stream::Stderr, None, args.all, args.save_evidence.as_deref())?;
-    let cost = OwnCost::begin(args.cost.stats);
+    let mut sink = Sink::new(global, Stream::Stderr, None, &args.reporting)?;
+    let cost = OwnCost::begin(args.reporting.cost.stats);
     let mut engine = Engine::start(Options { follow_processes: true, all: false, ..global.options() })?;
-    if args.tracing.trace_rules {
-        engine.trace_rules();
-        say(format_args!("{TRACES}"));
+    if args.reporting.trace_rules {
+        trace_rules(&mut engine);
     }
     let mut signals =
         Signals::new(&[Signal::SIGCHLD, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP])?;
@@ -57,7 +56,7 @@ pub fn run(args: RunArgs, global: &Global) -> anyhow::Result<ExitCode> {
             break status;
         }
     };
-    drain(&mut engine, &mut sink, &mut signals, args.all)?;
+    drain(&mut engine, &mut sink, &mut signals, args.reporting.all)?;
     sink.finish()?;
     let seen = sink.seen;
     Status::tell(&mut engine, &mut sink, seen, &cost)?;

@@ -14,7 +14,7 @@ use netdiag::output::{
     repeat_line, utf8_locale,
 };
 
-use super::args::{Format, Global};
+use super::args::{Format, Global, Reporting};
 
 /// Where results go unless --output says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,8 +126,7 @@ impl Sink {
         global: &Global,
         stream: Stream,
         filter: Option<Filter>,
-        show_all: bool,
-        save_evidence: Option<&Path>,
+        reporting: &Reporting,
     ) -> anyhow::Result<Self> {
         let language = Language::open(global, stream)?;
         let append = |path: &Path| {
@@ -140,8 +139,8 @@ impl Sink {
             clock: Clock::read()?,
             folder: Folder::new(),
             filter,
-            evidence: save_evidence.map(append).transpose()?,
-            show_all,
+            evidence: reporting.save_evidence.as_deref().map(append).transpose()?,
+            show_all: reporting.all,
             closed: false,
             seen: 0,
             failed: 0,

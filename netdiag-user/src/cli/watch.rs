@@ -13,7 +13,7 @@ use super::args::{Global, WatchArgs};
 use super::events::{Signals, wait};
 use super::sink::{Sink, Stream};
 use super::status::{OwnCost, Status};
-use super::{TRACES, say};
+use super::{say, trace_rules};
 
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -21,12 +21,12 @@ pub fn watch(args: WatchArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let filter = super::filter(&args.filter)?;
     let filtered = filter.is_some();
     let early = filter.clone();
-    let mut sink = Sink::new(global, Stream::Stdout, filter, args.all, args.save_evidence.as_deref())?;
-    let cost = OwnCost::begin(args.cost.stats);
-    let mut engine = Engine::start(Options { follow_processes: false, all: args.all, ..global.options() })?;
-    if args.tracing.trace_rules {
-        engine.trace_rules();
-        say(format_args!("{TRACES}"));
+    let mut sink = Sink::new(global, Stream::Stdout, filter, &args.reporting)?;
+    let cost = OwnCost::begin(args.reporting.cost.stats);
+    let mut engine =
+        Engine::start(Options { follow_processes: false, all: args.reporting.all, ..global.options() })?;
+    if args.reporting.trace_rules {
+        trace_rules(&mut engine);
     }
     if let Some(filter) = early {
         engine.only(move |connection| may_match(&filter, connection));
@@ -34,7 +34,7 @@ pub fn watch(args: WatchArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
     // The user asked for something in particular: its packets are worth a look from the start. Otherwise tc
     // comes just in time, when a SYN is sent again.
-    if (filtered || args.all)
+    if (filtered || args.reporting.all)
         && let Some(own) = netns::current_inode()
     {
         for failure in engine.watch_wire(own) {

@@ -125,9 +125,4 @@ impl Evidence {
         });
         failed.filter(|(time_ns, _)| cost_a_syn(*time_ns)).last().map(|(_, errno)| errno)
     }
-
-    /// Microseconds from the start.
-    pub fn offset_us(&self, time_ns: u64) -> i64 {
-        (time_ns as i64 - self.connection.start_ns as i64) / 1000
-    }
 }

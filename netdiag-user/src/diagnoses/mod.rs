@@ -28,7 +28,7 @@ pub struct Diagnosis {
     /// Among findings of one confidence the higher wins: a cause that explains another's evidence is more
     /// specific than it.
     pub specificity: u8,
-    /// Programs without which it cannot be found at all.
+    /// Signals of `kernel::registry` without which it cannot be found at all.
     pub needs: &'static [&'static str],
     /// Markdown.
     pub page: &'static str,

@@ -10,15 +10,15 @@ use crate::enrich::listeners::Listener;
 use crate::enrich::process::Process;
 use crate::enrich::sockets::Protocol;
 use crate::probes::{Closer, Direction, DropRule, Owner, Packet, TcpState, TcpSummary, Tuple, protocol};
-use crate::track::{Connection, End, Hook, Moment, Place, Side, What};
+use crate::track::{Connection, End, Hook, Moment, Place, What};
 
 pub const CLIENT_NETNS: u32 = 4_026_531_840;
 pub const PEER_NETNS: u32 = 4_026_532_999;
 pub const START_NS: u64 = 1_000_000_000_000;
 
-pub const SYN: u8 = 0x02;
-pub const RST: u8 = 0x04;
-pub const ACK: u8 = 0x10;
+pub const SYN: u8 = Packet::SYN;
+pub const RST: u8 = Packet::RST;
+pub const ACK: u8 = Packet::ACK;
 
 /// Builds the evidence of one connection: curl[4213], 10.0.1.2:40000 -> 10.0.2.2:8080, outbound TCP, seen from
 /// its start, no errno, the peer on another machine, nothing lost.
@@ -35,24 +35,18 @@ impl Case {
 
     /// Was established; `from` and `to` are its last transition, after 5 s.
     pub fn ending(from: TcpState, to: TcpState) -> Self {
-        let connection = Connection {
+        let tuple = Tuple {
             protocol: protocol::TCP,
-            side: Side::Outbound,
-            local: address("10.0.1.2:40000"),
-            peer: address("10.0.2.2:8080"),
-            before_nat: None,
-            netns: CLIENT_NETNS,
+            source: address("10.0.1.2:40000"),
+            destination: address("10.0.2.2:8080"),
+        };
+        let connection = Connection {
             cookie: Some(4711),
             owner: Some(Owner { pid: 4213, tid: 4213, uid: 1000, cgroup: 1, comm: "curl".into() }),
-            start_ns: START_NS,
             end_ns: START_NS + 5_000_000_000,
             from_start: true,
             asked: true,
             end: End::State { from, to },
-            errno: None,
-            soft_errno: None,
-            bound_interface: None,
-            ipv6_only: false,
             linger: Some(false),
             keepalive: Some(false),
             orphaned: Some(false),
@@ -70,7 +64,7 @@ impl Case {
                 lingertime: Some(0),
             },
             closer: Some(Closer { pid: 4213, comm: "curl".into(), uid: 1000, exiting: false }),
-            lost_steps: 0,
+            ..Connection::of_flow(tuple, CLIENT_NETNS, START_NS)
         };
         let mut evidence = Evidence {
             connection,

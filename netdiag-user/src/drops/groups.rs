@@ -198,14 +198,12 @@ impl Named {
             let port = tuple.destination.port();
             let (source, destination) = (tuple.source.ip(), tuple.destination.ip());
             let flow = (tuple.protocol, source, destination, port);
-            (flow, packet.flags & !PSH, packet.code, packet.netns, packet.ifindex)
+            // Of ICMP's types with the bit of PSH none is an error or an echo.
+            (flow, packet.flags & !Packet::PSH, packet.code, packet.netns, packet.ifindex)
         };
         seen(&self.packet) == seen(&drop.packet) && (&self.symbol, self.hook) == (&drop.symbol, drop.hook)
     }
 }
-
-/// Of a TCP segment (RFC 9293, 3.1); of ICMP's types with this bit none is an error or an echo.
-const PSH: u8 = 0x08;
 
 /// See the module's documentation.
 #[derive(Debug)]

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use crate::probes::{Packet, protocol};
+use crate::probes::Packet;
 
 /// What a drop is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -205,21 +205,14 @@ pub fn class(reason: &str, symbol: Option<&str>, packet: &Packet) -> (Class, &'s
             (MARTIAN, "its addresses cannot be those of a packet that is passed on")
         }
         // A SYN that meets these is lost. What comes late, out of order, is no loss: TCP has said all, and answers it.
-        OTHER if is_late(packet) && reason == "TCP_FLAGS" => {
+        OTHER if packet.is_late() && reason == "TCP_FLAGS" => {
             (NORMAL, "late, for a connection that has ended; the listener answered with RST")
         }
-        OTHER if is_late(packet) && reason == "TCP_RFC7323_TW_PAWS" => {
+        OTHER if packet.is_late() && reason == "TCP_RFC7323_TW_PAWS" => {
             (NORMAL, "an old segment for a connection in TIME_WAIT")
         }
         as_it_is => (as_it_is, meaning),
     }
-}
-
-/// A segment within a connection, as far as its flags tell.
-fn is_late(packet: &Packet) -> bool {
-    const SYN: u8 = 0x02;
-    const ACK: u8 = 0x10;
-    packet.tuple.protocol == protocol::TCP && packet.flags & (SYN | ACK) == ACK
 }
 
 fn is_source_at_fault(reason: &str, from: IpAddr) -> bool {

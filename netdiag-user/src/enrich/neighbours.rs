@@ -58,27 +58,29 @@ pub fn lookup(
     let get = Request::new("look up a neighbour", libc::RTM_GETNEIGH, &header).attribute_ip(NDA_DST, address);
 
     let mut socket = Socket::route(netns)?;
-    let parse = |payload: &[u8]| parse(payload, ifindex, address);
-    match socket.get(&get, parse) {
+    let wanted = |payload: &[u8]| {
+        parse(payload).filter(|(key, _)| *key == (ifindex, address)).map(|(_, neighbour)| neighbour)
+    };
+    match socket.get(&get, wanted) {
         Err(error) => match error.netlink_errno() {
             Some(libc::ENOENT) => Ok(None),
             // Before Linux 5.0 the table can only be dumped.
-            Some(libc::EOPNOTSUPP) => Ok(socket.dump(&dump, parse)?.pop()),
+            Some(libc::EOPNOTSUPP) => Ok(socket.dump(&dump, wanted)?.pop()),
             _ => Err(error),
         },
         found => found,
     }
 }
 
-fn parse(payload: &[u8], ifindex: u32, address: IpAddr) -> Option<Neighbour> {
+/// An entry of the table, by the index of its interface and its address.
+pub(super) fn parse(payload: &[u8]) -> Option<((u32, IpAddr), Neighbour)> {
     let attributes = Attributes::at(payload, HEADER);
-    if u32_at(payload, 4)? != ifindex || netlink::ip(attributes.value(NDA_DST)?)? != address {
-        return None;
-    }
-    Some(Neighbour { state: state(u16_at(payload, 8)?), lladdr: attributes.value(NDA_LLADDR).map(lladdr) })
+    let key = (u32_at(payload, 4)?, netlink::ip(attributes.value(NDA_DST)?)?);
+    let (state, lladdr) = (state(u16_at(payload, 8)?), attributes.value(NDA_LLADDR).map(lladdr));
+    Some((key, Neighbour { state, lladdr }))
 }
 
-pub(super) fn state(number: u16) -> NeighbourState {
+fn state(number: u16) -> NeighbourState {
     match number {
         0 => NeighbourState::None,
         0x01 => NeighbourState::Incomplete,
@@ -93,7 +95,7 @@ pub(super) fn state(number: u16) -> NeighbourState {
     }
 }
 
-pub(super) fn lladdr(bytes: &[u8]) -> String {
+fn lladdr(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
 }
 

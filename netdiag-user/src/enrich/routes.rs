@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::error::EnrichError;
 use super::netlink::{self, Attributes, Request, Socket, u8_at, u16_at, u32_at};
 use super::netns::NetnsHandle;
-use super::rules::{self, Rule};
+use super::rules::Rule;
 use super::{fib, links};
 
 const RTA_DST: u16 = 1;
@@ -191,19 +191,6 @@ pub fn lookup(
     ask(&mut socket, netns, &flow, RTM_F_LOOKUP_TABLE)
 }
 
-/// The route that decides about `dst`, as `ip route` prints it: `default via 10.0.0.1 dev eth0 proto dhcp`.
-/// `None` if no route matches, or the lookup is not possible. Parameters as for [`lookup`].
-pub fn matching_route_text(
-    netns: Option<&NetnsHandle>,
-    dst: IpAddr,
-    src: Option<IpAddr>,
-    oif: Option<u32>,
-    mark: Option<u32>,
-) -> Option<String> {
-    let answer = matching_route(netns, dst, src, oif, mark).ok()?;
-    Some(super::route_text::route(answer.route()?, &links::names(netns)))
-}
-
 /// As [`lookup`], but with the entry of the table that matched in place of the decision made from it.
 pub fn matching_route(
     netns: Option<&NetnsHandle>,
@@ -224,11 +211,6 @@ pub fn has_default(netns: Option<&NetnsHandle>, v6: bool) -> Result<bool, Enrich
         route.destination.1 == 0 && route.kind == RouteKind::Unicast
     })?;
     Ok(!defaults.is_empty())
-}
-
-/// The policy rules of a network namespace, in the order in which they are asked.
-pub fn rules(netns: Option<&NetnsHandle>, v6: bool) -> Result<Vec<Rule>, EnrichError> {
-    rules::dump(&mut Socket::route(netns)?, if v6 { libc::AF_INET6 } else { libc::AF_INET } as u8)
 }
 
 /// Whether an address lies in a prefix; never if they are of different families.

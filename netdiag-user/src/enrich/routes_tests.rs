@@ -1,4 +1,4 @@
-use super::super::rules::RuleAction;
+use super::super::rules::{self, RuleAction};
 use super::super::testing::TestNetns;
 use super::*;
 
@@ -188,7 +188,8 @@ fn texts_are_those_of_ip_route() {
         ("fd09:1::1", "blackhole fd09:1::/48"),
     ];
     for (dst, start) in destinations {
-        let text = matching_route_text(Some(&handle), dst.parse().unwrap(), None, None, None).unwrap();
+        let answer = matching_route(Some(&handle), dst.parse().unwrap(), None, None, None).unwrap();
+        let text = super::super::route_text::route(answer.route().unwrap(), &links::names(Some(&handle)));
         assert!(text.starts_with(start.trim_end_matches("proto")), "{text}");
         assert!(shown.contains(&text), "{text}\n{}", shown.join("\n"));
     }
@@ -210,7 +211,8 @@ fn prefixes() {
 #[test]
 fn rules_in_order() {
     let netns = router();
-    let rules = rules(Some(&netns.handle()), false).unwrap();
+    let mut socket = Socket::route(Some(&netns.handle())).unwrap();
+    let rules = rules::dump(&mut socket, libc::AF_INET as u8).unwrap();
     let priorities: Vec<u32> = rules.iter().map(|rule| rule.priority).collect();
     assert_eq!(priorities, [0, 999, 1000, 1001, 1002, 1003, 32766, 32767]);
     assert_eq!(rules[0].action, RuleAction::Table(255));

@@ -28,13 +28,14 @@ const FIB_RULE_INVERT: u32 = 2;
 const HEADER: usize = 12;
 
 /// What a rule does with the flows that it matches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RuleAction {
     /// Look into this table; go on with the next rule if it has no match.
     Table(u32),
     /// Go on with the rule of this priority.
     Goto(u32),
+    #[default]
     Nop,
     Blackhole,
     Unreachable,
@@ -55,7 +56,7 @@ impl RuleAction {
 }
 
 /// A policy routing rule.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
     /// The lowest is asked first.
     pub priority: u32,
@@ -111,20 +112,8 @@ pub(super) fn dump(socket: &mut Socket, family: u8) -> Result<Vec<Rule>, EnrichE
 
 pub(super) fn parse(payload: &[u8]) -> Option<Rule> {
     let header: &[u8; HEADER] = payload.first_chunk()?;
-    let mut rule = Rule {
-        priority: 0,
-        action: RuleAction::Nop,
-        inverted: u32_at(header, 8)? & FIB_RULE_INVERT != 0,
-        from: None,
-        to: None,
-        iif: None,
-        oif: None,
-        mark: 0,
-        mask: 0,
-        suppress_prefixlength: None,
-        l3mdev: false,
-        more: header[3] != 0,
-    };
+    let inverted = u32_at(header, 8)? & FIB_RULE_INVERT != 0;
+    let mut rule = Rule { inverted, more: header[3] != 0, ..Rule::default() };
     let (mut table, mut goto) = (u32::from(header[4]), 0);
     for (kind, value) in Attributes::at(payload, HEADER) {
         match kind {

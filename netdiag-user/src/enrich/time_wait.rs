@@ -2,19 +2,22 @@
 
 use std::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::error::EnrichError;
 use super::netns::NetnsHandle;
 use super::sockets::{self, Family, Protocol, SocketInfo, states};
 
 /// A socket in TIME_WAIT.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimeWait {
     pub family: Family,
     pub local: SocketAddr,
     pub peer: SocketAddr,
     /// The connection's, never used again.
     pub cookie: u64,
-    /// Until it is gone, in milliseconds.
+    /// Until it is gone, in milliseconds. Not handed on: it passes.
+    #[serde(skip)]
     pub timer_ms: u32,
 }
 

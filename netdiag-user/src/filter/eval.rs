@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::Subject;
+use crate::probes::protocol::{ICMP, ICMPV6, SCTP, TCP, UDP};
 
 /// A step of a postfix program.
 #[derive(Debug, Clone)]
@@ -44,12 +45,6 @@ pub(super) enum Protocol {
     Ip,
     Ip6,
 }
-
-const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ICMP6: u8 = 58;
-const SCTP: u8 = 132;
 
 /// Runs a postfix program.
 pub(super) fn run(program: &[Op], subject: &impl Subject) -> Option<bool> {
@@ -166,14 +161,14 @@ impl Protocol {
         let number = subject.protocol();
         let is_ipv4 = || match number {
             ICMP => Some(true),
-            ICMP6 => Some(false),
+            ICMPV6 => Some(false),
             _ => subject.source().or(subject.destination()).map(|end| end.ip().to_canonical().is_ipv4()),
         };
         match self {
             Protocol::Tcp => Some(number == TCP),
             Protocol::Udp => Some(number == UDP),
             Protocol::Icmp => Some(number == ICMP),
-            Protocol::Icmp6 => Some(number == ICMP6),
+            Protocol::Icmp6 => Some(number == ICMPV6),
             Protocol::Ip => is_ipv4(),
             Protocol::Ip6 => is_ipv4().map(|is| !is),
         }
@@ -256,34 +251,6 @@ pub(super) enum Ports {
 }
 
 impl Ports {
-    /// The IP protocol numbers and ports of a service by its name or an alias; `table` as in services(5).
-    pub fn service(table: &str, name: &str) -> Vec<(u8, u16)> {
-        let mut found = Vec::new();
-        for line in table.lines() {
-            let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
-            let (Some(service), Some((port, protocol))) =
-                (words.next(), words.next().and_then(|entry| entry.split_once('/')))
-            else {
-                continue;
-            };
-            let number = match protocol {
-                "tcp" => TCP,
-                "udp" => UDP,
-                "sctp" => SCTP,
-                _ => continue,
-            };
-            if service == name || words.any(|alias| alias == name) {
-                found.extend(port.parse().ok().map(|port| (number, port)));
-            }
-        }
-        found
-    }
-
-    /// The names in a table of services(5), without the aliases.
-    pub fn service_names(table: &str) -> impl Iterator<Item = &str> {
-        table.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_whitespace().next())
-    }
-
     fn possible(&self, protocol: u8) -> bool {
         match self {
             Ports::Range(..) => matches!(protocol, TCP | UDP | SCTP),

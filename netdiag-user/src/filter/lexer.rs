@@ -1,5 +1,7 @@
 //! Words, parentheses and the signs for and, or, not; and what to say of a wrong word.
 
+use strsim::osa_distance;
+
 /// The words that mean something by themselves, `mask` aside, which does so only after an address.
 pub(super) const KEYWORDS: [&str; 16] = [
     "host",
@@ -223,27 +225,13 @@ pub(super) fn near<'a>(word: Option<&str>, candidates: impl IntoIterator<Item = 
     let best = candidates
         .into_iter()
         .filter(|candidate| candidate.chars().count() > most)
-        .map(|candidate| (if other == Some(candidate) { 0 } else { distance(&word, candidate) }, candidate))
+        .map(|candidate| {
+            (if other == Some(candidate) { 0 } else { osa_distance(&word, candidate) }, candidate)
+        })
         .min_by_key(|(distance, _)| *distance)?;
     (best.0 <= most).then(|| best.1.to_owned())
 }
 
-/// Insertions, deletions, substitutions and swaps of neighbours (optimal string alignment).
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut before_last: Vec<usize> = Vec::new();
-    let mut last: Vec<usize> = (0..=b.len()).collect();
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let substituted = last[j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut least = substituted.min(last[j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                least = least.min(before_last[j - 2] + 1);
-            }
-            row.push(least);
-        }
-        (before_last, last) = (last, row);
-    }
-    last.last().copied().unwrap_or_default()
+pub(super) fn near_keyword(word: &str) -> Option<String> {
+    near(Some(word), KEYWORDS)
 }

@@ -5,8 +5,10 @@
 //! program against a [`Subject`].
 
 mod eval;
+mod kind;
 mod lexer;
 mod parser;
+mod services;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -63,11 +65,6 @@ impl Filter {
         if expression.trim().is_empty() { Ok(None) } else { expression.parse().map(Some) }
     }
 
-    /// Whether the answer can depend on the diagnosis, and so only be had after diagnosing.
-    pub fn mentions_code(&self) -> bool {
-        self.program.iter().any(|op| matches!(op, Op::Test(Test::Code(_))))
-    }
-
     /// Whether the answer can depend on the process.
     pub fn mentions_process(&self) -> bool {
         self.program.iter().any(|op| matches!(op, Op::Test(Test::Pid(_) | Test::Comm(_))))
@@ -78,13 +75,13 @@ impl FromStr for Filter {
     type Err = FilterError;
 
     fn from_str(expression: &str) -> Result<Self, Self::Err> {
-        parser::parse(expression, parser::system_services).map(|program| Filter { program }).map_err(
-            |problem| FilterError {
+        parser::parse(expression, services::system).map(|program| Filter { program }).map_err(|problem| {
+            FilterError {
                 expression: expression.to_owned(),
                 offset: problem.offset,
                 message: problem.message,
-            },
-        )
+            }
+        })
     }
 }
 

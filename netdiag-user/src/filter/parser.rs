@@ -10,7 +10,11 @@
 //! ```
 
 use super::eval::{Direction, Glob, Network, Op, Ports, Protocol, Test};
-use super::lexer::{KEYWORDS, Problem, Token, TokenKind, abridged, hint, is_foreign, near, tokens};
+use super::kind::{Kind, Qualifiers};
+use super::lexer::{
+    KEYWORDS, Problem, Token, TokenKind, abridged, hint, is_foreign, near, near_keyword, tokens,
+};
+use super::services;
 use super::values::{
     as_endpoint, as_name, as_port, carries_ports_of, comm, is_digits, is_hostname, number, parse_network,
     parse_partial_network, partial_address, port_pair,
@@ -18,19 +22,6 @@ use super::values::{
 
 /// Parentheses within parentheses; bounds the recursion.
 const MAX_DEPTH: usize = 64;
-
-/// For machines without /etc/services, such as small containers.
-const COMMON_SERVICES: &str = "ssh 22/tcp\nsmtp 25/tcp\ndomain 53/tcp\ndomain 53/udp\nhttp 80/tcp\nntp 123/udp\n\
-    imap2 143/tcp\nldap 389/tcp\nhttps 443/tcp\nhttps 443/udp\nsyslog 514/udp\nmysql 3306/tcp\n\
-    postgresql 5432/tcp\nredis 6379/tcp\nhttp-alt 8080/tcp\n";
-
-/// The text of /etc/services, services(5).
-pub(super) fn system_services() -> String {
-    match std::fs::read("/etc/services") {
-        Ok(text) => String::from_utf8_lossy(&text).into_owned(),
-        Err(_) => COMMON_SERVICES.to_owned(),
-    }
-}
 
 /// Makes a postfix program. `services` is asked for the text of services(5) when a port is given by name.
 pub(super) fn parse(expression: &str, services: fn() -> String) -> Result<Vec<Op>, Problem> {
@@ -42,59 +33,6 @@ pub(super) fn parse(expression: &str, services: fn() -> String) -> Result<Vec<Op
         TokenKind::End => Ok(parser.program),
         TokenKind::Close => Err(rest.problem("found `)` without a `(` before it")),
         _ => Err(rest.unexpected("`and` or `or`", hint(near(rest.keyword(), ["and", "or"])))),
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// No word of the kind was given: an address, or an address with a prefix length.
-    Bare,
-    Host,
-    Net,
-    Port,
-    PortRange,
-    Pid,
-    Comm,
-    Netns,
-    Code,
-}
-
-impl Kind {
-    fn from_keyword(word: &str) -> Option<Self> {
-        Some(match word {
-            "host" => Kind::Host,
-            "net" => Kind::Net,
-            "port" => Kind::Port,
-            "portrange" => Kind::PortRange,
-            "pid" => Kind::Pid,
-            "comm" => Kind::Comm,
-            "netns" => Kind::Netns,
-            "code" => Kind::Code,
-            _ => return None,
-        })
-    }
-
-    /// Of the owner or the diagnosis, not of the packets: takes neither protocol nor direction.
-    fn is_own(self) -> bool {
-        matches!(self, Kind::Pid | Kind::Comm | Kind::Netns | Kind::Code)
-    }
-
-    /// Any word is a value, so a mistyped keyword would be one too.
-    fn takes_any_word(self) -> bool {
-        matches!(self, Kind::Host | Kind::Comm | Kind::Netns | Kind::Code)
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Qualifiers {
-    protocol: Option<Protocol>,
-    direction: Direction,
-    kind: Kind,
-}
-
-impl Default for Qualifiers {
-    fn default() -> Self {
-        Qualifiers { protocol: None, direction: Direction::Either, kind: Kind::Bare }
     }
 }
 
@@ -201,7 +139,7 @@ impl Parser {
         let kind = kind_token.keyword().and_then(Kind::from_keyword);
         if let Some(kind) = kind {
             qualifiers.kind = kind;
-            check_kind(&kind_token, qualifiers, direction.is_some())?;
+            qualifiers.check(&kind_token, direction.is_some())?;
             self.advance();
             return self.values(qualifiers);
         }
@@ -311,15 +249,15 @@ impl Parser {
     fn value(&mut self, qualifiers: Qualifiers) -> Result<(), Problem> {
         let token = self.token();
         let TokenKind::Word { text, literal } = &token.kind else {
-            return Err(token.unexpected(expected_value(qualifiers.kind), String::new()));
+            return Err(token.unexpected(qualifiers.kind.expected(), String::new()));
         };
         if text.is_empty() {
             return Err(
-                token.problem(format!("expected {}, found an empty word", expected_value(qualifiers.kind)))
+                token.problem(format!("expected {}, found an empty word", qualifiers.kind.expected()))
             );
         }
         if !literal && !qualifiers.kind.is_own() && KEYWORDS.contains(&text.as_str()) {
-            return Err(token.unexpected(expected_value(qualifiers.kind), String::new()));
+            return Err(token.unexpected(qualifiers.kind.expected(), String::new()));
         }
         self.advance();
         let direction = qualifiers.direction;
@@ -329,7 +267,7 @@ impl Parser {
             Kind::PortRange => Test::Ports(direction, self.port_range(&token, text, qualifiers.protocol)?),
             Kind::Pid => Test::Pid(number(text).ok_or_else(|| {
                 let suggestion = hint(near_keyword(text).or_else(|| Some(format!("comm {text}"))));
-                token.unexpected(expected_value(Kind::Pid), suggestion)
+                token.unexpected(Kind::Pid.expected(), suggestion)
             })?),
             Kind::Comm => Test::Comm(comm(&token, text)?),
             Kind::Netns => netns(&token, text, *literal)?,
@@ -357,14 +295,14 @@ impl Parser {
         }
         if kind == Kind::Host && text.contains('/') {
             let suggestion = parse_network(text).is_ok().then(|| format!("net {text}"));
-            return Err(token.unexpected(expected_value(kind), hint(suggestion)));
+            return Err(token.unexpected(kind.expected(), hint(suggestion)));
         }
         let fail = |message: String| {
             if message.is_empty() {
                 let name = || as_name(text).filter(|_| kind == Kind::Bare);
                 let suggestion =
                     as_endpoint(text).or_else(|| near_keyword(text)).or_else(|| as_port(text)).or_else(name);
-                token.unexpected(expected_value(kind), hint(suggestion))
+                token.unexpected(kind.expected(), hint(suggestion))
             } else {
                 token.problem(message)
             }
@@ -406,13 +344,13 @@ impl Parser {
                 number(text).ok_or_else(|| token.unexpected("a port from 0 to 65535", String::new()))?;
             return Ok(Ports::Range(port, port));
         }
-        let services = (self.services)();
-        let all = Ports::service(&services, text);
+        let table = (self.services)();
+        let all = services::ports(&table, text);
         if all.is_empty() {
             let range = port_pair(text, number).map(|_| format!("portrange {text}"));
-            let known = || near(Some(text), Ports::service_names(&services));
+            let known = || near(Some(text), services::names(&table));
             let suggestion = range.or_else(|| near_keyword(text)).or_else(known);
-            return Err(token.unexpected(expected_value(Kind::Port), hint(suggestion)));
+            return Err(token.unexpected(Kind::Port.expected(), hint(suggestion)));
         }
         let wanted: Vec<_> =
             all.into_iter().filter(|(number, _)| carries_ports_of(protocol, *number)).collect();
@@ -424,15 +362,15 @@ impl Parser {
     }
 
     fn port_range(&self, token: &Token, text: &str, protocol: Option<Protocol>) -> Result<Ports, Problem> {
-        let services = if text.contains(char::is_alphabetic) { (self.services)() } else { String::new() };
+        let table = if text.contains(char::is_alphabetic) { (self.services)() } else { String::new() };
         let resolve = |name: &str| {
-            let mut entries = Ports::service(&services, name).into_iter();
+            let mut entries = services::ports(&table, name).into_iter();
             number(name)
                 .or_else(|| entries.find(|(n, _)| carries_ports_of(protocol, *n)).map(|(_, port)| port))
         };
         let (first, last) = port_pair(text, resolve)
             .or_else(|| resolve(text).map(|port| (port, port)))
-            .ok_or_else(|| token.unexpected(expected_value(Kind::PortRange), hint(near_keyword(text))))?;
+            .ok_or_else(|| token.unexpected(Kind::PortRange.expected(), hint(near_keyword(text))))?;
         if first > last {
             return Err(
                 token.unexpected("the lower port first", hint(Some(format!("portrange {last}-{first}"))))
@@ -442,44 +380,6 @@ impl Parser {
     }
 }
 
-fn expected_value(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Bare => "an address",
-        Kind::Host => "an address or a host name",
-        Kind::Net => "a network such as `10.0.0.0/8`",
-        Kind::Port => "a port number or a service name",
-        Kind::PortRange => "two ports such as `8000-8080`",
-        Kind::Pid => "a process id",
-        Kind::Comm => "a command name",
-        Kind::Netns => "the name or the inode number of a network namespace",
-        Kind::Code => "a diagnosis code such as `timeout.*`",
-    }
-}
-
-fn check_kind(token: &Token, qualifiers: Qualifiers, directed: bool) -> Result<(), Problem> {
-    let word = token.keyword().unwrap_or_default();
-    match qualifiers.protocol {
-        Some(protocol) if qualifiers.kind.is_own() => {
-            let protocol = protocol.keyword();
-            Err(token.unexpected("`and` or `or`", hint(Some(format!("{protocol} and {word}")))))
-        }
-        Some(protocol @ (Protocol::Icmp | Protocol::Icmp6))
-            if matches!(qualifiers.kind, Kind::Port | Kind::PortRange) =>
-        {
-            Err(token.problem(format!("expected `host` or `net`: `{}` has no ports", protocol.keyword())))
-        }
-        _ if directed && qualifiers.kind.is_own() => {
-            let message = format!("expected `host`, `net`, `port` or an address: `{word}` has no direction");
-            Err(token.problem(message))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn near_keyword(word: &str) -> Option<String> {
-    near(Some(word), KEYWORDS)
-}
-
 /// An inode number, also as /proc/PID/ns/net shows it (`net:[4026531840]`), or a name.
 fn netns(token: &Token, text: &str, literal: bool) -> Result<Test, Problem> {
     let link = text.strip_prefix("net:[").and_then(|rest| rest.strip_suffix(']'));
@@ -487,6 +387,6 @@ fn netns(token: &Token, text: &str, literal: bool) -> Result<Test, Problem> {
         None if literal || !is_digits(text) => Ok(Test::NetnsName(text.to_owned())),
         _ => number(link.unwrap_or(text))
             .map(Test::NetnsInode)
-            .ok_or_else(|| token.unexpected(expected_value(Kind::Netns), String::new())),
+            .ok_or_else(|| token.unexpected(Kind::Netns.expected(), String::new())),
     }
 }

@@ -3,13 +3,10 @@
 //! To attach to one of them, aya wants BTF and looks for one typedef or function by its name. Its reader keeps each of the
 //! kernel's 100,000 types with all members: 40 ms and 25 MB, for twenty numbers that [`Btf`] has found already.
 
-use super::btf::Btf;
+use super::btf::{Btf, HEADER_LEN, MAGIC, VERSION};
 use super::registry::Attach;
 
-/// Documentation/bpf/btf.rst
-const MAGIC: u16 = 0xeb9f;
-const VERSION: u8 = 1;
-const HEADER_LEN: u32 = 24;
+/// Kinds of types, as the word that has them (Documentation/bpf/btf.rst).
 const TYPEDEF: u32 = 8 << 24;
 const CONST: u32 = 10 << 24;
 const FUNC: u32 = 12 << 24;
@@ -57,11 +54,11 @@ fn encode(wanted: &[(u32, String, u32)]) -> Vec<u8> {
         types.extend([name, info, 0].iter().flat_map(|word| word.to_ne_bytes()));
     }
     let sections = [0, types.len() as u32, types.len() as u32, strings.len() as u32];
-    let mut data = Vec::with_capacity(HEADER_LEN as usize + types.len() + strings.len());
+    let mut data = Vec::with_capacity(HEADER_LEN + types.len() + strings.len());
     data.extend(MAGIC.to_ne_bytes());
     // No flags.
     data.extend([VERSION, 0]);
-    data.extend(HEADER_LEN.to_ne_bytes());
+    data.extend((HEADER_LEN as u32).to_ne_bytes());
     data.extend(sections.iter().flat_map(|word| word.to_ne_bytes()));
     data.extend(types);
     data.extend(strings);

@@ -190,14 +190,6 @@ impl Symbols {
         Some(Symbol { name: self.name(entry), module: module.map(String::as_str), offset })
     }
 
-    /// Address of the function with exactly this name; `None` if there is none or more than one. Looks at all
-    /// names.
-    pub fn address_of(&self, name: &str) -> Option<u64> {
-        let mut found = self.entries.iter().filter(|entry| self.name(entry) == name);
-        let entry = found.next()?;
-        (found.next().is_none() && entry.address != 0).then_some(entry.address)
-    }
-
     /// The code of the functions with these names (of the source, as [`Symbol::base_name`]), parts and variants too: from
     /// the first address to behind the last.
     pub fn ranges(&self, names: &[&str]) -> Vec<[u64; 2]> {
@@ -211,16 +203,6 @@ impl Symbols {
             next.unwrap_or(u64::MAX).min(start.saturating_add(MAX_SYMBOL_SIZE))
         };
         found.map(|(index, entry)| [entry.address, end(index, entry.address)]).collect()
-    }
-
-    /// Number of symbols.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether there are none; never so for what [`Symbols::load`] returns.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 
     fn name(&self, entry: &Entry) -> &str {
@@ -275,7 +257,7 @@ not a line
     #[test]
     fn resolves_text_only_and_sorts_modules() {
         let symbols = Symbols::parse(SAMPLE.as_bytes()).unwrap();
-        assert_eq!(symbols.len(), 9);
+        assert_eq!(symbols.entries.len(), 9);
         assert_eq!(name(&symbols, 0xffff_ffff_8100_0000), Some(("_stext".into(), None, 0)));
         assert_eq!(name(&symbols, 0xffff_ffff_8100_0110), Some(("tcp_v4_rcv".into(), None, 0)));
         assert_eq!(name(&symbols, 0xffff_ffff_8100_03ff), Some(("tcp_v4_rcv".into(), None, 0x2ef)));
@@ -322,15 +304,6 @@ not a line
     }
 
     #[test]
-    fn address_needs_one_match() {
-        let symbols = Symbols::parse(SAMPLE.as_bytes()).unwrap();
-        assert_eq!(symbols.address_of("tcp_v4_rcv"), Some(0xffff_ffff_8100_0110));
-        assert_eq!(symbols.address_of("helper"), None);
-        assert_eq!(symbols.address_of("some_data"), None);
-        assert_eq!(symbols.address_of("tcp_v4"), None);
-    }
-
-    #[test]
     fn hidden_addresses_and_empty_files_are_errors() {
         let hidden = "0000000000000000 T _stext\n0000000000000000 t a\t[m]\n";
         let error = Symbols::parse(hidden.as_bytes()).unwrap_err();
@@ -356,8 +329,8 @@ not a line
     #[test]
     fn short_reads_and_a_missing_last_newline_change_nothing() {
         let symbols = Symbols::parse(Trickle(SAMPLE.trim_end().as_bytes())).unwrap();
-        assert_eq!(symbols.len(), 9);
-        assert_eq!(symbols.address_of("weak"), Some(0xffff_ffff_8100_0700));
+        assert_eq!(symbols.entries.len(), 9);
+        assert_eq!(name(&symbols, 0xffff_ffff_8100_0700), Some(("weak".into(), None, 0)));
         let endless = [b'f'; 100_000];
         assert!(matches!(Symbols::parse(&endless[..]), Err(SymbolsError::Io(_))));
     }
@@ -370,8 +343,8 @@ not a line
             Err(SymbolsError::Hidden) => return,
             Err(error) => panic!("{error}"),
         };
-        let address = symbols.address_of("tcp_v4_rcv").unwrap();
-        let symbol = symbols.resolve(address + 1).unwrap();
+        let [start, _] = symbols.ranges(&["tcp_v4_rcv"])[0];
+        let symbol = symbols.resolve(start + 1).unwrap();
         assert_eq!((symbol.name, symbol.module, symbol.offset), ("tcp_v4_rcv", None, 1));
     }
 }

@@ -30,7 +30,7 @@ impl HeldPart {
         let who = match &self.process {
             Some(process) => match &process.container {
                 Some(id) => {
-                    format!("{}[{}], container {}", process.comm, process.pid, super::socket::short(id))
+                    format!("{}[{}], container {}", process.comm, process.pid, super::socket_text::short(id))
                 }
                 None => format!("{}[{}]", process.comm, process.pid),
             },

@@ -25,6 +25,7 @@ mod path;
 mod report;
 mod sink;
 mod socket;
+mod socket_text;
 mod style;
 mod table;
 #[cfg(test)]
@@ -53,7 +54,8 @@ pub use report::{
     ConnectionPart, CoveragePart, Endpoint, FirewallPart, Head, ProcessPart, Report, Translated,
 };
 pub use sink::{Sink, Stream};
-pub use socket::{HolderPart, RemarkPart, SocketReport, port_text, socket_table};
+pub use socket::{HolderPart, RemarkPart, SocketReport};
+pub use socket_text::{port_text, socket_table};
 pub use style::{Look, Style, utf8_locale};
 pub use time_wait::{Told, time_wait_json};
 pub use time_wait_text::time_wait_text;

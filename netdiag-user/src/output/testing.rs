@@ -6,8 +6,8 @@ use crate::diagnoses::{
     Confidence, Coverage, Diagnosis, Evidence, Finding, FirewallFact, Stage, Verdict, Where, WhereSide,
 };
 use crate::enrich::facts::Facts;
-use crate::probes::{Closer, Direction, Owner, Packet, TcpState, TcpSummary, Tuple, protocol};
-use crate::track::{Connection, End, Hook, Moment, Place, Side, What};
+use crate::probes::{Closer, Direction, Owner, Packet, TcpState, Tuple, protocol};
+use crate::track::{Connection, End, Hook, Moment, Place, What};
 
 pub(super) const CLOCK: Clock = Clock::new(1_700_000_000_000_000_000);
 pub(super) const NETNS: u32 = 4_026_531_840;
@@ -72,31 +72,19 @@ pub(super) fn at(ms: u64, what: What) -> Moment {
 
 /// curl that connects, and nothing else.
 pub(crate) fn outbound() -> Evidence {
+    let tuple = Tuple {
+        protocol: protocol::TCP,
+        source: "10.0.1.2:40000".parse().unwrap(),
+        destination: "10.0.2.2:8080".parse().unwrap(),
+    };
     Evidence {
         connection: Connection {
-            protocol: protocol::TCP,
-            side: Side::Outbound,
-            local: "10.0.1.2:40000".parse().unwrap(),
-            peer: "10.0.2.2:8080".parse().unwrap(),
-            before_nat: None,
-            netns: NETNS,
             cookie: Some(7),
             owner: Some(owner("curl", 4213)),
-            start_ns: START_NS,
-            end_ns: START_NS,
             from_start: true,
             asked: true,
             end: End::State { from: TcpState::SynSent, to: TcpState::Close },
-            errno: None,
-            soft_errno: None,
-            bound_interface: None,
-            ipv6_only: false,
-            linger: None,
-            keepalive: None,
-            orphaned: None,
-            tcp: TcpSummary::default(),
-            closer: None,
-            lost_steps: 0,
+            ..Connection::of_flow(tuple, NETNS, START_NS)
         },
         timeline: Vec::new(),
         other_end: None,

@@ -1,7 +1,7 @@
 //! Sockets in TIME_WAIT for people.
 
 use super::past::when;
-use super::socket::short;
+use super::socket_text::short;
 use super::style::{Look, Tone, wrap};
 use super::table::{Align, Table};
 use super::time_wait::{Told, share};

@@ -12,6 +12,7 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;
     pub const ICMPV6: u8 = 58;
+    pub const SCTP: u8 = 132;
 }
 
 /// Two ends and a protocol. IPv4-mapped IPv6 addresses are shown as the IPv4 that is on the wire.
@@ -89,10 +90,12 @@ pub struct Packet {
 }
 
 impl Packet {
+    // Of `flags` in TCP's header (RFC 9293, 3.1).
     const FIN: u8 = 0x01;
-    const SYN: u8 = 0x02;
-    const RST: u8 = 0x04;
-    const ACK: u8 = 0x10;
+    pub(crate) const SYN: u8 = 0x02;
+    pub(crate) const RST: u8 = 0x04;
+    pub(crate) const PSH: u8 = 0x08;
+    pub(crate) const ACK: u8 = 0x10;
 
     fn has(&self, set: u8, clear: u8) -> bool {
         self.tuple.protocol == protocol::TCP && self.flags & set == set && self.flags & clear == 0
@@ -112,6 +115,11 @@ impl Packet {
 
     pub fn is_fin(&self) -> bool {
         self.has(Self::FIN, Self::RST)
+    }
+
+    /// A segment within a connection, as far as its flags tell.
+    pub fn is_late(&self) -> bool {
+        self.has(Self::ACK, Self::SYN)
     }
 
     /// "SYN", "SYN-ACK", "RST", "segment", "UDP datagram", "ICMP type 3 code 1".

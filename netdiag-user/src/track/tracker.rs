@@ -132,13 +132,15 @@ impl Tracker {
     }
 
     /// Connections whose grace is over.
-    pub fn due(&mut self, now_ns: u64) -> Vec<Finished> {
+    #[cfg(test)]
+    pub(super) fn due(&mut self, now_ns: u64) -> Vec<Finished> {
         let mut due = self.take_due(now_ns);
         std::iter::from_fn(|| self.finish(&mut due, &mut |_, _, _| None)).collect()
     }
 
     /// All that still waits, with the evidence there is.
-    pub fn flush(&mut self) -> Vec<Finished> {
+    #[cfg(test)]
+    pub(super) fn flush(&mut self) -> Vec<Finished> {
         self.due(u64::MAX)
     }
 

@@ -11,9 +11,7 @@ use netdiag_tests::process::{Process, run};
 use netdiag_tests::tools;
 use nix::sys::signal::Signal;
 
-use super::{LIMIT, netdiag, run_netdiag};
-
-const NO_LISTENER: &str = "refused.no-listener";
+use super::{LIMIT, NO_LISTENER, netdiag, run_netdiag};
 
 fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()

@@ -7,9 +7,7 @@ use netdiag_tests::netdiag::{Report, Run};
 use netdiag_tests::process::run;
 use serde_json::Value;
 
-use super::{LIMIT, netdiag_inside};
-
-const NO_LISTENER: &str = "refused.no-listener";
+use super::{LIMIT, NO_LISTENER, netdiag_inside};
 
 /// Whether the kernel counts the runs of all programs, as the user set it.
 fn setting() -> Result<String> {

@@ -12,9 +12,8 @@ use netdiag_tests::process::{Process, run};
 use netdiag_tests::{bpf_objects, clients, hooks};
 use nix::sys::signal::Signal;
 
-use super::{LIMIT, netdiag, netdiag_inside};
+use super::{LIMIT, NO_LISTENER, netdiag, netdiag_inside};
 
-const NO_LISTENER: &str = "refused.no-listener";
 /// The kernel frees programs after a grace period.
 const FREED_WITHIN: Duration = Duration::from_secs(5);
 

@@ -18,6 +18,7 @@ use netdiag_tests::process::{Output, run};
 use netdiag_tests::scenario::{Need, Scenario};
 
 const LIMIT: Duration = Duration::from_secs(30);
+const NO_LISTENER: &str = "refused.no-listener";
 const PYTHON: &[Need] = &[Need::Python];
 const BPFTOOL: &[Need] = &[Need::Tool("bpftool")];
 

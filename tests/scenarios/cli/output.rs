@@ -9,9 +9,7 @@ use netdiag_tests::netdiag::{Run, Watch};
 use netdiag_tests::process::run;
 use netdiag_tests::servers;
 
-use super::{LIMIT, netdiag_inside};
-
-const NO_LISTENER: &str = "refused.no-listener";
+use super::{LIMIT, NO_LISTENER, netdiag_inside};
 
 /// Escape sequences go to a terminal, unless the user does not want them.
 pub fn colour_on_a_terminal_only() -> Result<()> {

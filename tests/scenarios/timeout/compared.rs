@@ -10,10 +10,8 @@ use netdiag_tests::netdiag::{Diagnosis, Report, Run};
 use netdiag_tests::remote::{Behaviour, Remote};
 use netdiag_tests::{process, servers};
 
-use super::{chain, happened_in, run_shell, run_steps, sure};
+use super::{PATIENCE, chain, happened_in, run_shell, run_steps, sure};
 
-/// One SYN, one retransmission.
-const PATIENCE: f64 = 1.4;
 const SHORT: f64 = 0.5;
 const DROP: &str = "-p tcp -m tcp --dport 8080 -j DROP";
 

@@ -11,11 +11,9 @@ use netdiag_tests::remote::{Behaviour, Remote};
 use netdiag_tests::scenario::skip;
 use netdiag_tests::servers;
 
-use super::{chain, happened_in, run_steps, sure, sure_of_policy};
+use super::{PATIENCE, chain, happened_in, run_steps, sure, sure_of_policy};
 
 const DROP: &str = "tcp dport 8080 drop";
-/// One SYN, one retransmission.
-const PATIENCE: f64 = 1.4;
 
 /// The rule in `place` explains it; the service behind it would have answered.
 fn dropped_by_nft<'a>(report: &'a Report, place: &Namespace, hook: &str) -> Result<Diagnosis<'a>> {

@@ -34,6 +34,9 @@ const IPTABLES_NFT: &[Need] = &[Need::Tool("curl"), Need::IptablesNft];
 const IPTABLES_LEGACY: &[Need] = &[Need::Tool("curl"), Need::IptablesLegacy];
 const LEGACY_TUN: &[Need] = &[Need::Tool("curl"), Need::Tun, Need::IptablesLegacy];
 
+/// Of a client: one SYN, one retransmission.
+const PATIENCE: f64 = 1.4;
+
 use Scenario as S;
 
 #[rustfmt::skip]

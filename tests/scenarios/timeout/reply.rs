@@ -6,11 +6,9 @@ use netdiag_tests::net::{Family, Topology};
 use netdiag_tests::remote::{Behaviour, Remote};
 use netdiag_tests::{servers, tools};
 
-use super::{chain, happened_in, run_steps, sure};
+use super::{PATIENCE, chain, happened_in, run_steps, sure};
 
 const DROP: &str = "tcp sport 8080 drop";
-/// One SYN, one retransmission.
-const PATIENCE: f64 = 1.4;
 
 pub fn input(family: Family) -> Result<()> {
     let net = Topology::new()?;

@@ -11,10 +11,8 @@ use netdiag_tests::process;
 use netdiag_tests::scenario::skip;
 use netdiag_tests::servers;
 
-use super::{chain, happened_in, run_shell, run_steps, sure_of_policy};
+use super::{PATIENCE, chain, happened_in, run_shell, run_steps, sure_of_policy};
 
-/// One SYN, one retransmission.
-const PATIENCE: f64 = 1.4;
 const DROP: &str = "tcp dport 8080 drop";
 
 /// What is to be named.

@@ -3,11 +3,9 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::unistd::{Gid, Group};
@@ -15,8 +13,8 @@ use nix::unistd::{Gid, Group};
 use super::frame::{self, Lines};
 use super::sources::Sources;
 use super::{Hello, Line, PROTOCOL, Request, access};
-use crate::agent::privileges;
-use crate::agent::stream::{listen_unix, write_all};
+use crate::agent::host::{Host, spawn};
+use crate::agent::stream::{SocketFile, listen_unix, write_all};
 
 /// A request at most.
 const MAX_REQUEST: usize = 16 << 10;
@@ -42,22 +40,11 @@ struct Job {
     to: SyncSender<Vec<u8>>,
 }
 
-/// The file of a socket, which goes with it.
-#[derive(Debug)]
-struct Place(PathBuf);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // Gone already is what is wanted.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
 /// A socket that nobody answers yet.
 #[derive(Debug)]
 pub struct Door {
     listener: UnixListener,
-    place: Place,
+    file: SocketFile,
     group: Option<u32>,
     /// Why the group cannot ask, where it cannot.
     pub root_alone: Option<String>,
@@ -71,27 +58,26 @@ impl Door {
     /// When it cannot listen; with the path.
     pub fn open(path: &Path, group: &str) -> Result<Self, String> {
         let failed = |error: io::Error| format!("cannot listen on {}: {error}", path.display());
-        let listener = listen_unix(path, OWNER).map_err(failed)?;
-        let place = Place(path.to_owned());
+        let (listener, file) = listen_unix(path, OWNER).map_err(failed)?;
         let (group, root_alone) = match give_to(path, group) {
             Ok(gid) => (Some(gid.as_raw()), None),
             Err(why) => (None, Some(why)),
         };
-        Ok(Self { listener, place, group, root_alone })
+        Ok(Self { listener, file, group, root_alone })
     }
 }
 
 /// Answers until the process ends. The threads sleep unless somebody asks.
 #[derive(Debug)]
 pub struct Answers {
-    _place: Place,
+    _file: SocketFile,
 }
 
 impl Answers {
     /// # Errors
     /// When no thread can be started.
     pub fn start(door: Door, since_us: i64, sources: Sources) -> Result<Self, String> {
-        let Door { listener, place, group, .. } = door;
+        let Door { listener, file, group, .. } = door;
         let hello = Hello {
             protocol: PROTOCOL,
             version: env!("CARGO_PKG_VERSION").into(),
@@ -104,9 +90,10 @@ impl Answers {
             let (sources, work) = (Arc::clone(&sources), Arc::clone(&work));
             spawn("netdiag-answer", 2 << 20, move || work_off(&sources, &work))?;
         }
-        let host = Host { hello, group, jobs };
-        spawn("netdiag-ask", 256 << 10, move || serve(&listener, &host))?;
-        Ok(Self { _place: place })
+        let talker = Talker { hello, group, jobs };
+        let accept = move || listener.accept().map(|(stream, _)| stream);
+        Host::new("netdiag-ask", MAX_CONNECTIONS).serve(accept, move |stream| talker.converse(stream))?;
+        Ok(Self { _file: file })
     }
 }
 
@@ -124,17 +111,44 @@ fn give_to(path: &Path, group: &str) -> Result<Gid, String> {
     Ok(gid)
 }
 
-fn spawn(name: &str, stack: usize, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
-    let thread = thread::Builder::new().name(name.into()).stack_size(stack);
-    thread.spawn(work).map(drop).map_err(|error| format!("cannot start a thread: {error}"))
-}
-
 /// What each connection needs.
-#[derive(Clone)]
-struct Host {
+struct Talker {
     hello: Hello,
     group: Option<u32>,
     jobs: SyncSender<Job>,
+}
+
+impl Talker {
+    fn converse(&self, mut stream: UnixStream) -> io::Result<()> {
+        let patience = || Instant::now() + PATIENCE;
+        if !access::may_ask(&stream, self.group) {
+            let refused = frame::error("root and the agent's group alone may ask");
+            return write_all(&mut stream, &refused, patience());
+        }
+        write_all(&mut stream, &frame::line(&Line::Item(&self.hello)), patience())?;
+        let Some(line) = Lines::default().next(&mut stream, MAX_REQUEST, patience())? else { return Ok(()) };
+        let request = match serde_json::from_slice(&line) {
+            Ok(request) => request,
+            Err(error) => {
+                let nonsense = frame::error(format!("this is no request: {error}"));
+                return write_all(&mut stream, &nonsense, patience());
+            }
+        };
+        let (to, lines) = sync_channel(QUEUE);
+        if self.jobs.try_send(Job { request, to }).is_err() {
+            return write_all(&mut stream, &frame::error("the agent is busy"), patience());
+        }
+        let end = Instant::now() + ALTOGETHER;
+        loop {
+            match lines.recv_timeout(WORK) {
+                Ok(bytes) => write_all(&mut stream, &bytes, patience().min(end))?,
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(RecvTimeoutError::Timeout) => {
+                    return write_all(&mut stream, &frame::error("the agent has no time"), patience());
+                }
+            }
+        }
+    }
 }
 
 fn work_off(sources: &Sources, work: &Mutex<Receiver<Job>>) {
@@ -145,66 +159,10 @@ fn work_off(sources: &Sources, work: &Mutex<Receiver<Job>>) {
     }
 }
 
-fn serve(listener: &UnixListener, host: &Host) {
-    // On a kernel that refuses, the answers are the same.
-    let _ = privileges::give_up_all();
-    let busy = Arc::new(AtomicUsize::new(0));
-    loop {
-        let Ok((stream, _)) = listener.accept() else {
-            // No descriptors left, as like as not: they do not come back by asking at once.
-            thread::sleep(Duration::from_millis(100));
-            continue;
-        };
-        if busy.fetch_add(1, Ordering::AcqRel) >= MAX_CONNECTIONS {
-            busy.fetch_sub(1, Ordering::AcqRel);
-            continue;
-        }
-        let (host, counted) = (host.clone(), Arc::clone(&busy));
-        let started = spawn("netdiag-ask", 256 << 10, move || {
-            // What goes wrong with who asks is their affair.
-            let _ = converse(stream, &host);
-            counted.fetch_sub(1, Ordering::AcqRel);
-        });
-        if started.is_err() {
-            busy.fetch_sub(1, Ordering::AcqRel);
-        }
-    }
-}
-
-fn converse(mut stream: UnixStream, host: &Host) -> io::Result<()> {
-    let patience = || Instant::now() + PATIENCE;
-    if !access::may_ask(&stream, host.group) {
-        let refused = frame::error("root and the agent's group alone may ask");
-        return write_all(&mut stream, &refused, patience());
-    }
-    write_all(&mut stream, &frame::line(&Line::Item(&host.hello)), patience())?;
-    let Some(line) = Lines::default().next(&mut stream, MAX_REQUEST, patience())? else { return Ok(()) };
-    let request = match serde_json::from_slice(&line) {
-        Ok(request) => request,
-        Err(error) => {
-            let nonsense = frame::error(format!("this is no request: {error}"));
-            return write_all(&mut stream, &nonsense, patience());
-        }
-    };
-    let (to, lines) = sync_channel(QUEUE);
-    if host.jobs.try_send(Job { request, to }).is_err() {
-        return write_all(&mut stream, &frame::error("the agent is busy"), patience());
-    }
-    let end = Instant::now() + ALTOGETHER;
-    loop {
-        match lines.recv_timeout(WORK) {
-            Ok(bytes) => write_all(&mut stream, &bytes, patience().min(end))?,
-            Err(RecvTimeoutError::Disconnected) => return Ok(()),
-            Err(RecvTimeoutError::Timeout) => {
-                return write_all(&mut stream, &frame::error("the agent has no time"), patience());
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
+    use std::path::PathBuf;
 
     use super::super::{Agent, NotAsked, drops::DropBook};
     use super::*;
@@ -281,35 +239,15 @@ mod tests {
     }
 
     #[test]
-    fn idle_connections_do_not_make_it_grow_and_leave_room_in_the_end() {
-        let running = start();
-        let idle: Vec<UnixStream> =
-            (0..3 * MAX_CONNECTIONS).map(|_| UnixStream::connect(&running.path).unwrap()).collect();
-        thread::sleep(Duration::from_millis(100));
-        let threads = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-        let named = threads.filter(|task| {
-            std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == "netdiag-ask")
-        });
-        // Those of other tests may be among them.
-        assert!(named.count() < 2 * MAX_CONNECTIONS);
-        drop(idle);
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while let Err(error) = ask(&running.path, &Request::Drops) {
-            assert!(Instant::now() < deadline, "{error}");
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    #[test]
     fn a_socket_that_nobody_answers_is_told_from_none() {
         let running = start();
         let gone = running.path.with_extension("gone");
         drop(UnixListener::bind(&gone).unwrap());
         assert!(matches!(Agent::find(&gone), Err(NotAsked::Gone(_))));
         assert!(matches!(Agent::find(&running.path.with_extension("none")), Err(NotAsked::NoAgent)));
-        let other = Door::open(&running.path.with_extension("other"), "no such group").unwrap();
+        let path = running.path.with_extension("other");
+        let other = Door::open(&path, "no such group").unwrap();
         assert_eq!(other.root_alone.as_deref(), Some("there is no group no such group"));
-        let path = other.place.0.clone();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, OWNER);
         drop(other);
         assert!(!path.exists(), "an agent that does not start leaves none");

@@ -59,6 +59,7 @@ mod tests {
     use super::*;
     use crate::enrich::process::Process;
     use crate::enrich::sockets::Family;
+    use crate::enrich::time_wait::TimeWait;
 
     #[test]
     fn all_parts_together_are_the_whole_without_arguments() {
@@ -67,10 +68,13 @@ mod tests {
         let closer = Closer::living(&process);
         let owned = |port| Owned {
             netns: 1,
-            family: Family::Inet,
-            local: ([10, 0, 0, 1], port).into(),
-            peer: ([10, 0, 0, 2], 80).into(),
-            cookie: 5,
+            socket: TimeWait {
+                family: Family::Inet,
+                local: ([10, 0, 0, 1], port).into(),
+                peer: ([10, 0, 0, 2], 80).into(),
+                cookie: 5,
+                timer_ms: 0,
+            },
             closer: 0,
         };
         let sockets: Vec<Owned> = (0..2 * PART as u16 + 1).map(owned).collect();

@@ -8,8 +8,8 @@ use super::AskArgs;
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-It stays in the foreground, tells of itself on standard error, and ends with SIGINT or SIGTERM; SIGHUP reloads the
-configuration. What it diagnoses, `netdiag history` shows; what it counts is at http://127.0.0.1:9817/metrics, and
+It stays in the foreground, tells of itself on standard error, and ends with SIGINT or SIGTERM; SIGHUP reloads the \
+configuration. What it diagnoses, `netdiag history` shows; what it counts is at http://127.0.0.1:9817/metrics, and \
 /healthz and /readyz there say whether it does its work.
 
 Examples:
@@ -31,7 +31,7 @@ pub struct AgentArgs {
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Nothing is changed: programs and tc are attached and taken away again, and directories are looked at. What is said of
+Nothing is changed: programs and tc are attached and taken away again, and directories are looked at. What is said of \
 the agent holds for one that this user starts.
 
 Examples:
@@ -54,11 +54,11 @@ pub enum By {
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Failures of the same cause between the same pair are folded to one problem, the most frequent first. Repeats arrive
-up to ten seconds late. All times are UTC. FILTER is in the words of `netdiag watch`. Whoever may not read the store
+Failures of the same cause between the same pair are folded to one problem, the most frequent first. Repeats arrive \
+up to ten seconds late. All times are UTC. FILTER is in the words of `netdiag watch`. Whoever may not read the store \
 asks the agent, which answers root and the group of its query_group.
 
-A TIME is a duration before now (3h), a time of day (03:00), a date (2026-11-26), both (\"2026-11-26 03:00\"), or
+A TIME is a duration before now (3h), a time of day (03:00), a date (2026-11-26), both (\"2026-11-26 03:00\"), or \
 RFC 3339.
 
 Examples:

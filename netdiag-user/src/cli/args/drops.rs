@@ -9,14 +9,16 @@ use super::{AskArgs, Cost};
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-It counts until Ctrl-C, or for the time of --duration, and then tells: losses first, then what is normal (ordinary
+It counts until Ctrl-C, or for the time of --duration, and then tells: losses first, then what is normal (ordinary \
 frees, TCP at work). Every drop is counted; packets of one flow are looked at some twenty times a second.
-Not seen: packets that end in hardware or in a driver's XDP program, and connections that a full accept queue
+
+Not seen are packets that end in hardware or in a driver's XDP program, and connections that a full accept queue \
 turns away (`netdiag watch` tells those).
-FILTER is as in `netdiag watch`; `source` and `destination` are those of the packet, and `code` is drop.firewall and
-the like.
---since-agent shows instead what the agent has counted since it began, at once and without counting itself: by flow for
-the last 2,048 flows, the older ones by cause. Source ports are not told apart, and processes are not looked for.
+
+FILTER is as in `netdiag watch`; `src` and `dst` are those of the packet, and `code` is drop.firewall and the like.
+
+--since-agent shows instead what the agent has counted since it began, at once and without counting itself: by flow \
+for the last 2,048 flows, the older ones by cause. Source ports are not told apart, and processes are not looked for.
 
 Examples:
   netdiag drops                                  until Ctrl-C

@@ -9,8 +9,8 @@ use super::AskArgs;
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Without --state and --listening: all but TIME_WAIT, of which `netdiag timewait` speaks. FILTER is
-that of `netdiag watch`, without `code`; `pid` and `comm` mean any process that holds the socket.
+Without --state and --listening: all but TIME_WAIT, of which `netdiag timewait` speaks. FILTER is that of `netdiag \
+watch`, without `code`; `pid` and `comm` mean any process that holds the socket.
 
 Examples:
   netdiag sockets port 443
@@ -35,10 +35,12 @@ pub struct SocketsArgs {
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-A socket in TIME_WAIT belongs to no process any more. Owners are exact for connections that are
-closed while netdiag watches; the longer it does, up to the minute that TIME_WAIT lasts, the more
-are exact. For older ones a process that has open connections to the same destination is named as
-likely. An agent that runs has watched all the time: it is asked, and the answer comes at once. FILTER is that of `netdiag watch`, without `code`.
+A socket in TIME_WAIT belongs to no process any more. Owners are exact for connections that are closed while netdiag \
+watches; the longer it does, up to the minute that TIME_WAIT lasts, the more are exact. For older ones a process that \
+has open connections to the same destination is named as likely. An agent that runs has watched all the time: it is \
+asked, and the answer comes at once.
+
+FILTER is that of `netdiag watch`, without `code`.
 
 Examples:
   netdiag timewait                               asks the agent, or watches for five seconds
@@ -53,8 +55,8 @@ pub struct TimewaitArgs {
     /// Tell anew every two seconds
     #[arg(long)]
     pub follow: bool,
-    /// How long to watch: 30s, 5m; 0 tells at once. If not given five seconds, none with an agent, and with
-    /// --follow no end
+    /// How long to watch: 30s, 5m; 0 tells at once. Without it: five seconds, no time at all where an agent is
+    /// asked, and with --follow until Ctrl-C
     #[arg(long, value_parser = parse_duration, value_name = "TIME")]
     pub duration: Option<Duration>,
     #[command(flatten)]
@@ -74,10 +76,9 @@ pub enum GroupBy {
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-All sockets whose own end has that port: those that listen or are bound, with the number of
-connections that came to them, and connections that were made from it. The time is when the process
-was started: the kernel does not keep since when a socket exists. An agent that runs is asked who held
-it before.
+All sockets whose own end has that port: those that listen or are bound, with the number of connections that came to \
+them, and connections that were made from it. The time is when the process was started: the kernel does not keep \
+since when a socket exists. An agent that runs is asked who held it before.
 
 Examples:
   netdiag port 443

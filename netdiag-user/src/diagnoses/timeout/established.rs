@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::super::words::duration;
 use super::{
-    Confidence, Evidence, Finding, Stage, Verdict, What, Where, WhereSide, between, connecting,
-    killed_established, listener, own_netns, told_unreachable, went_silent, who,
+    Confidence, Evidence, Finding, Stage, Verdict, What, Where, WhereSide, accept_queue, between, connecting,
+    killed_established, own_netns, syn_queue, told_unreachable, went_silent, who,
 };
 use crate::probes::{TcpState, protocol};
 
@@ -244,7 +244,7 @@ fn ss_address(address: IpAddr) -> String {
 
 /// A full queue of a listener here says more than how long the program was willing to wait.
 fn explained_by_listener(evidence: &Evidence) -> bool {
-    [listener::accept_queue_full, listener::syn_queue_full].iter().any(|check| {
+    [accept_queue::accept_queue_full, syn_queue::syn_queue_full].iter().any(|check| {
         matches!(check(evidence), Verdict::Found(finding) if finding.confidence != Confidence::Possible)
     })
 }

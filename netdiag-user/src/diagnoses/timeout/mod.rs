@@ -1,5 +1,6 @@
 //! Symptom `timeout`: no answer came in time.
 
+mod accept_queue;
 mod conntrack;
 mod dropped;
 mod established;
@@ -11,10 +12,11 @@ mod queue;
 mod reply;
 mod reverse_path;
 mod silence;
+mod syn_queue;
 
 use std::time::Duration;
 
-pub(super) use listener::syn_queue_full;
+pub(super) use syn_queue::syn_queue_full;
 
 use super::words::enter;
 use super::{Confidence, Diagnosis, Evidence, Finding, Stage, Verdict, Where, WhereSide, words};
@@ -84,7 +86,7 @@ pub const ALL: &[Diagnosis] = &[
         specificity: 75,
         needs: &["inet_sock_set_state", "tcp_retransmit_skb"],
         page: include_str!("../pages/timeout/accept-queue-full.md"),
-        check: listener::accept_queue_full,
+        check: accept_queue::accept_queue_full,
     },
     Diagnosis {
         code: "timeout.syn-queue-full",
@@ -92,7 +94,7 @@ pub const ALL: &[Diagnosis] = &[
         specificity: 74,
         needs: &["inet_sock_set_state", "tcp_retransmit_skb"],
         page: include_str!("../pages/timeout/syn-queue-full.md"),
-        check: listener::syn_queue_full,
+        check: syn_queue::syn_queue_full,
     },
     Diagnosis {
         code: "timeout.user-timeout",

@@ -245,20 +245,7 @@ mod tests {
 
     #[test]
     fn a_rule_is_named() {
-        let rule = Rule {
-            priority: 100,
-            action: RuleAction::Unreachable,
-            inverted: false,
-            from: None,
-            to: None,
-            iif: None,
-            oif: None,
-            mark: 0,
-            mask: 0,
-            suppress_prefixlength: None,
-            l3mdev: false,
-            more: false,
-        };
+        let rule = Rule { priority: 100, action: RuleAction::Unreachable, ..Rule::default() };
         let answer = RouteAnswer::Failed {
             errno: libc::ENETUNREACH,
             foreign_source: false,

@@ -5,18 +5,14 @@ use std::net::IpAddr;
 
 use super::change::{Change, ChangeKind};
 use crate::enrich::links::{self, Link};
-use crate::enrich::neighbours::{self, NeighbourState};
-use crate::enrich::netlink::{self, Attributes, Socket, u16_at, u32_at};
+use crate::enrich::neighbours::{self, Neighbour, NeighbourState};
+use crate::enrich::netlink::{Socket, u32_at};
 use crate::enrich::notices::Notice;
 use crate::enrich::rules::RuleAction;
 use crate::enrich::{route_text, routes, rules};
 
 /// `RTNLGRP_*` of links, neighbours, addresses, routes and rules of both families
 pub(super) const GROUPS: &[u32] = &[1, 3, 5, 7, 8, 9, 11, 19];
-const NDA_DST: u16 = 1;
-const NDA_LLADDR: u16 = 2;
-/// `struct ndmsg`
-const NEIGHBOUR_HEADER: usize = 12;
 /// Routes that come with an address or a link, and those of router advertisements, which come again and again
 /// (`RTPROT_KERNEL`, `RTPROT_RA`).
 const BY_KERNEL: u8 = 2;
@@ -136,7 +132,7 @@ impl Known {
 
     /// Only what an administrator sets, and an address that moved to other hardware: the rest is ordinary life.
     fn neighbour(&mut self, payload: &[u8]) -> Option<Change> {
-        let (key, state, hardware) = parse_neighbour(payload)?;
+        let (key, Neighbour { state, lladdr: hardware }) = neighbours::parse(payload)?;
         let hardware = hardware?;
         if self.neighbours.len() >= MAX_NEIGHBOURS {
             self.neighbours.clear();
@@ -157,7 +153,7 @@ impl Known {
     }
 
     fn neighbour_removed(&mut self, payload: &[u8]) -> Option<Change> {
-        let (key, state, _) = parse_neighbour(payload)?;
+        let (key, Neighbour { state, .. }) = neighbours::parse(payload)?;
         self.neighbours.remove(&key);
         if state != NeighbourState::Permanent {
             return None;
@@ -187,14 +183,6 @@ fn is_of_a_bridge(payload: &[u8]) -> bool {
 
 fn host(change: Change, address: IpAddr) -> Change {
     change.about((address, if address.is_ipv4() { 32 } else { 128 }))
-}
-
-type Neighbour = ((u32, IpAddr), NeighbourState, Option<String>);
-
-fn parse_neighbour(payload: &[u8]) -> Option<Neighbour> {
-    let attributes = Attributes::at(payload, NEIGHBOUR_HEADER);
-    let key = (u32_at(payload, 4)?, netlink::ip(attributes.value(NDA_DST)?)?);
-    Some((key, neighbours::state(u16_at(payload, 8)?), attributes.value(NDA_LLADDR).map(neighbours::lladdr)))
 }
 
 fn rule(payload: &[u8], kind: ChangeKind) -> Option<Change> {

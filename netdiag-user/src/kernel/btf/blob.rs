@@ -5,10 +5,10 @@
 use super::{BtfError, bytes::Bytes};
 
 /// `BTF_MAGIC`, in the byte order of the machine that wrote the file.
-const MAGIC: u16 = 0xeb9f;
-const VERSION: u8 = 1;
+pub(in crate::kernel) const MAGIC: u16 = 0xeb9f;
+pub(in crate::kernel) const VERSION: u8 = 1;
 /// `sizeof(struct btf_header)`; a longer header has fields after these.
-const HEADER_LEN: usize = 24;
+pub(in crate::kernel) const HEADER_LEN: usize = 24;
 /// `sizeof(struct btf_type)`.
 const TYPE_LEN: usize = 12;
 

@@ -62,23 +62,6 @@ impl Btf {
         answer
     }
 
-    /// Size of a type in bytes.
-    ///
-    /// A struct, union or enum of the name is preferred to a typedef or basic type of the same name.
-    ///
-    /// # Errors
-    /// [`BtfError::NotFound`], [`BtfError::Ambiguous`] if types of this name differ in size,
-    /// [`BtfError::Malformed`].
-    pub fn size_of(&self, type_name: &str) -> Result<u32, BtfError> {
-        let tagged = |kind| matches!(kind, Kind::Struct | Kind::Union | Kind::Enum | Kind::Enum64);
-        match unanimous(type_name, self.named(type_name, tagged).map(|ty| self.size(ty))) {
-            Err(BtfError::NotFound { .. }) => {
-                unanimous(type_name, self.named(type_name, Kind::is_named_type).map(|ty| self.size(ty)))
-            }
-            answer => answer,
-        }
-    }
-
     fn has_composite(&self, name: &str) -> bool {
         self.named(name, Kind::is_composite).next().is_some()
     }

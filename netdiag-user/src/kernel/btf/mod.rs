@@ -19,6 +19,8 @@ pub use error::BtfError;
 pub use layout::Field;
 pub use signature::Param;
 
+pub(super) use blob::{HEADER_LEN, MAGIC, VERSION};
+
 use blob::{Blob, Kind, Type};
 use bytes::Bytes;
 
@@ -51,7 +53,8 @@ impl Btf {
     ///
     /// # Errors
     /// [`BtfError::Malformed`], also for data in the other byte order.
-    pub fn from_bytes(data: Vec<u8>) -> Result<Self, BtfError> {
+    #[cfg(test)]
+    pub(crate) fn from_bytes(data: Vec<u8>) -> Result<Self, BtfError> {
         Self::standalone(Bytes::Owned(data))
     }
 
@@ -76,7 +79,8 @@ impl Btf {
     ///
     /// # Errors
     /// [`BtfError::Malformed`].
-    pub fn split(&self, data: Vec<u8>) -> Result<Self, BtfError> {
+    #[cfg(test)]
+    pub(crate) fn split(&self, data: Vec<u8>) -> Result<Self, BtfError> {
         self.continued(Bytes::Owned(data))
     }
 
@@ -93,11 +97,6 @@ impl Btf {
     /// declaration is no definition.
     pub fn has_type(&self, name: &str) -> bool {
         self.named(name, Kind::is_named_type).next().is_some()
-    }
-
-    /// Whether the kernel (or module) has a function of this name.
-    pub fn has_func(&self, name: &str) -> bool {
-        self.named(name, |kind| kind == Kind::Func).next().is_some()
     }
 
     fn blobs(&self) -> impl Iterator<Item = &Blob> {

@@ -223,7 +223,6 @@ fn what_is_not_there() {
     }
     assert!(btf.has_type("sock") && btf.has_type("reason") && btf.has_type("__be16") && btf.has_type("int"));
     assert!(!btf.has_type("request_sock") && !btf.has_type("types") && !btf.has_type(""));
-    assert!(btf.has_func("types") && !btf.has_func("sock"));
     assert!(btf.field("sock.nix").unwrap_err().to_string().contains("sock.nix"));
 }
 
@@ -234,21 +233,9 @@ fn twins_answer_only_together() {
     assert!(matches!(btf.field("twin.other"), Err(BtfError::Ambiguous { .. })));
     assert!(matches!(btf.field("twin.one"), Err(BtfError::Ambiguous { .. })));
     assert!(matches!(btf.field("twin.none"), Err(BtfError::NotFound { .. })));
-    assert!(matches!(btf.size_of("twin"), Err(BtfError::Ambiguous { .. })));
     assert!(matches!(btf.func_params("overloaded"), Err(BtfError::Ambiguous { .. })));
     assert_eq!(btf.func_id("overloaded"), None);
     assert!(btf.func_id("types").is_some());
-}
-
-#[test]
-fn sizes() {
-    let btf = sample_btf();
-    for (name, size) in [("int", 4), ("__be16", 2), ("sock", 64), ("sock_t", 64), ("reason", 4), ("wide", 8)]
-    {
-        assert_eq!(btf.size_of(name).unwrap(), size, "{name}");
-    }
-    assert_eq!(btf.size_of("btf_trace_kfree_sock").unwrap(), 8);
-    assert!(matches!(btf.size_of("request_sock"), Err(BtfError::NotFound { .. })));
 }
 
 #[test]
@@ -371,7 +358,6 @@ fn loops_of_types_end() {
     }
     // Only one level of arrays is looked into.
     assert!(matches!(btf.field("holder.array.x"), Err(BtfError::NotFound { .. })));
-    assert!(matches!(btf.size_of("loop"), Err(BtfError::Malformed { .. })));
     assert!(matches!(btf.func_params("looping"), Err(BtfError::Malformed { .. })));
     assert!(matches!(btf.func_params("returning"), Err(BtfError::Malformed { .. })));
 }
@@ -393,7 +379,7 @@ fn interrogate(btf: &Btf) {
         let _ = btf.field(path);
     }
     for name in ["sock", "sock_t", "reason", "reason_t", "wide", "skb_drop_reason", "task_struct", "size_t"] {
-        let _ = (btf.size_of(name), btf.enum_values(name), btf.has_type(name));
+        let _ = (btf.enum_values(name), btf.has_type(name));
     }
     for name in ["kfree_sock", "kfree_skb", "inet_sock_set_state", "broken"] {
         let _ = btf.tracepoint_params(name);
@@ -467,7 +453,6 @@ fn this_kernel() {
     assert_eq!(bits(&btf, "sk_buff.len"), (112 * 8, 32));
     assert_eq!(bits(&btf, "sk_buff.pkt_type").1, 3);
     assert_eq!(btf.field("sock.__sk_common.skc_dport").unwrap(), btf.field("sock_common.skc_dport").unwrap());
-    assert_eq!(btf.size_of("size_t").unwrap(), 8);
     let params = btf.tracepoint_params("inet_sock_set_state").unwrap();
     assert_eq!(
         shown(&params),

@@ -28,10 +28,9 @@ pub struct WhoClosed {
 impl From<Owners> for WhoClosed {
     fn from(mut owners: Owners) -> Self {
         let closers: Vec<Rc<Closer>> = owners.closers.iter().cloned().map(Rc::new).collect();
-        let on_the_way = std::mem::take(&mut owners.on_the_way).into_iter().filter_map(|one| {
-            let Owned { netns, family, local, peer, cookie, closer } = one;
-            let key = key(netns, &TimeWait { family, local, peer, cookie, timer_ms: 0 })?;
-            Some(((key, cookie), Rc::clone(closers.get(closer)?)))
+        let on_the_way = std::mem::take(&mut owners.on_the_way).into_iter();
+        let on_the_way = on_the_way.filter_map(|Owned { netns, socket, closer }| {
+            Some(((key(netns, &socket)?, socket.cookie), Rc::clone(closers.get(closer)?)))
         });
         Self { on_the_way: on_the_way.collect(), tracker: Tracker::from(owners) }
     }

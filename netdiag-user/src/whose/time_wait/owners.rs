@@ -1,7 +1,6 @@
 //! Who closed what, to be handed on: from the agent, which saw it, to those who ask it.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 use netdiag_ebpf::records::{TimeWaitKey, TimeWaitOwner};
@@ -9,7 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use super::key;
 use super::tracker::{Closer, Known, Tracker};
-use crate::enrich::sockets::Family;
 use crate::enrich::time_wait::TimeWait;
 
 /// What a [`Tracker`] knows. Command lines of processes are in it, which can hold passwords.
@@ -29,11 +27,8 @@ pub struct Owners {
 pub struct Owned {
     /// Inode number.
     pub netns: u64,
-    pub family: Family,
-    pub local: SocketAddr,
-    pub peer: SocketAddr,
-    /// As sock_diag shows it.
-    pub cookie: u64,
+    #[serde(flatten)]
+    pub socket: TimeWait,
     /// Index into [`Owners::closers`].
     pub closer: usize,
 }
@@ -43,15 +38,16 @@ impl Tracker {
     /// [`Tracker::on_the_way`].
     pub fn owners(&mut self, peek: impl FnMut(&TimeWaitKey) -> Option<TimeWaitOwner>) -> Owners {
         let mut closers = Numbered::default();
-        let on_the_way = self.on_the_way(peek).into_iter().map(|(netns, socket, closer)| {
-            let TimeWait { family, local, peer, cookie, .. } = TimeWait::from(&socket);
-            Owned { netns, family, local, peer, cookie, closer: closers.number(&closer) }
+        let on_the_way = self.on_the_way(peek).into_iter().map(|(netns, socket, closer)| Owned {
+            netns,
+            socket: TimeWait::from(&socket),
+            closer: closers.number(&closer),
         });
         let on_the_way = on_the_way.collect();
         let sockets = self.known().iter().filter_map(|(key, known)| {
             let closer = closers.number(known.closer.as_ref()?);
-            let (netns, TimeWait { family, local, peer, cookie, .. }) = key::socket(key, known.cookie)?;
-            Some(Owned { netns, family, local, peer, cookie, closer })
+            let (netns, socket) = key::socket(key, known.cookie)?;
+            Some(Owned { netns, socket, closer })
         });
         let sockets = sockets.collect();
         Owners { since_ns: self.since_ns(), sockets, on_the_way, closers: closers.all }
@@ -79,11 +75,9 @@ impl From<Owners> for Tracker {
     fn from(owners: Owners) -> Self {
         let mut tracker = Self::new(owners.since_ns);
         let closers: Vec<Rc<Closer>> = owners.closers.into_iter().map(Rc::new).collect();
-        for one in owners.sockets {
-            let Owned { netns, family, local, peer, cookie, closer } = one;
-            let key = key::key(netns, &TimeWait { family, local, peer, cookie, timer_ms: 0 });
-            if let (Some(key), Some(closer)) = (key, closers.get(closer)) {
-                tracker.remember(key, Known { cookie, closer: Some(Rc::clone(closer)) });
+        for Owned { netns, socket, closer } in owners.sockets {
+            if let (Some(key), Some(closer)) = (key::key(netns, &socket), closers.get(closer)) {
+                tracker.remember(key, Known { cookie: socket.cookie, closer: Some(Rc::clone(closer)) });
             }
         }
         tracker
