@@ -172,7 +172,11 @@ pub fn set_while_watching() -> Result<()> {
     let report = watch.stop()?;
     for diagnosis in &report.diagnoses[1..] {
         let time = diagnosis["last"].as_str().context("no time")?;
-        ensure!(early.as_str() <= time && time <= late.as_str(), "{time}: {early} to {late}\n{}", report.dump());
+        ensure!(
+            early.as_str() <= time && time <= late.as_str(),
+            "{time}: {early} to {late}\n{}",
+            report.dump()
+        );
     }
     Ok(())
 }

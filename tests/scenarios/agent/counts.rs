@@ -114,7 +114,9 @@ pub fn counts_sockets() -> Result<()> {
     host.namespace.run(&clients::connect(echo)?)?.exits(0)?;
     let steps = format!("tcp reuseaddr bind={closing} listen=8 accept close accept close wait");
     let _closes = servers::steps(&host.namespace, &steps)?;
-    let keeps = |name: &str| host.namespace.spawn(&named(&home, name, &format!("connect={closing} recv sleep=200000"))?);
+    let keeps = |name: &str| {
+        host.namespace.spawn(&named(&home, name, &format!("connect={closing} recv sleep=200000"))?)
+    };
     let first = keeps("keeps-first")?;
     std::thread::sleep(patience(Duration::from_millis(500)));
     let agent = Agent::start(&home, &[host.variable()])?;

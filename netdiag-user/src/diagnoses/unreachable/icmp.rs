@@ -79,7 +79,13 @@ fn check(evidence: &Evidence, class: Class) -> Verdict {
     match told(evidence) {
         Some(told) if told.class == class => describe(evidence, failure, &told).found(),
         Some(_) => Verdict::Healthy,
-        None => by_errno(evidence, failure, class),
+        None => match own_reject(evidence, failure) {
+            Some((given, rejected, place)) if given == class => {
+                by_own_firewall(evidence, failure, rejected, place).found()
+            }
+            Some(_) => Verdict::Healthy,
+            None => by_errno(evidence, failure, class),
+        },
     }
 }
 
@@ -160,6 +166,38 @@ fn rejected<'a>(evidence: &'a Evidence, made: &Place) -> Option<Rejected<'a>> {
     })
 }
 
+/// The error came right after the connection's own namespace dropped the packet by a rule that answers. Where an ICMP error
+/// is sent has no tracepoint for IPv6, nor on older kernels (net/ipv6/icmp.c icmp6_send), and this one is on no wire.
+fn own_reject(evidence: &Evidence, failure: Failure) -> Option<(Class, Rejected<'_>, &Place)> {
+    let v6 = failure::peer(evidence).is_ipv6();
+    let class = match failure.late_errno(evidence)? {
+        libc::EACCES if v6 => Class::Prohibited,
+        libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EHOSTDOWN | libc::ENONET | libc::ENOPROTOOPT => {
+            Class::Unreachable
+        }
+        _ => return None,
+    };
+    let end_ns = evidence.connection.end_ns;
+    let drops = evidence.drops().filter(|(time_ns, _)| (*time_ns..=*time_ns + AT_ONCE_NS).contains(&end_ns));
+    let own = drops.filter_map(|(_, what)| match what {
+        What::Dropped { packet, reason, outgoing: true, hook, place, rule: Some(rule), .. }
+            if reason == "NETFILTER_DROP"
+                && rule.candidates().any(|rule| rule.rejects)
+                && !failure::elsewhere(evidence, place) =>
+        {
+            Some((class, Rejected { hook: *hook, packet, rule: Some(&**rule) }, place))
+        }
+        _ => None,
+    });
+    own.last()
+}
+
+fn by_own_firewall(evidence: &Evidence, failure: Failure, rejected: Rejected, place: &Place) -> Finding {
+    let family = if failure::peer(evidence).is_ipv4() { "an ICMP error" } else { "an ICMPv6 error" };
+    let headline = failure::headline(evidence, failure);
+    by_firewall(evidence, rejected, place, Confidence::Certain, headline, family)
+}
+
 fn describe(evidence: &Evidence, failure: Failure, told: &Told) -> Finding {
     let peer = failure::peer(evidence);
     let family = if peer.is_ipv4() { "ICMP" } else { "ICMPv6" };
@@ -221,25 +259,9 @@ fn on_this_machine(
 ) -> Finding {
     let peer = failure::peer(evidence);
     let there = words::netns_phrase(evidence, Some(place.netns), place.netns_name.as_deref());
-    let prefix = match failure::elsewhere(evidence, place) {
-        true => words::in_netns(place.netns_name.as_deref()),
-        false => failure::own_prefix(evidence),
-    };
-    if let Some(Rejected { hook, packet: rejected, rule }) = told.firewall {
-        let hook_text = hook.map(|hook| format!(" (hook {hook})")).unwrap_or_default();
-        let at = Where::new(WhereSide::Local, Stage::Netfilter).at(place);
-        let cause = format!("a firewall{there} on this machine rejects it with {packet}{hook_text}");
-        let sentence = rule.map(|rule| format!(" {}", rule::sentence(rule))).unwrap_or_default();
-        let finding = Finding::new(confidence, at, headline, cause)
-            .explain(format!(
-                "A firewall rule{there} on this machine rejected the packet to {peer} and answered with {packet}. The \
-                 message speaks of routes, but routing is fine.{sentence}"
-            ))
-            .firewall(rule::fact(None, hook, rule));
-        return match rule {
-            Some(rule) => rule::steps(finding, &prefix, rule, Allow::Packet(&rejected.tuple)),
-            None => finding.next("find the rule", format!("{prefix}nft -a list ruleset")),
-        };
+    let prefix = prefix_there(evidence, place);
+    if let Some(rejected) = told.firewall {
+        return by_firewall(evidence, rejected, place, confidence, headline, packet);
     }
     let family = words::family_flag(peer);
     let routing = failure::lookup_failed(
@@ -264,6 +286,40 @@ fn on_this_machine(
         ))
         .next("ask for the route there", format!("{prefix}ip route get {peer}"))
         .next("see its rules and routes", format!("{prefix}ip {family} rule; {prefix}ip {family} route show table all"))
+}
+
+fn prefix_there(evidence: &Evidence, place: &Place) -> String {
+    match failure::elsewhere(evidence, place) {
+        true => words::in_netns(place.netns_name.as_deref()),
+        false => failure::own_prefix(evidence),
+    }
+}
+
+fn by_firewall(
+    evidence: &Evidence,
+    Rejected { hook, packet: rejected, rule }: Rejected,
+    place: &Place,
+    confidence: Confidence,
+    headline: String,
+    answer: &str,
+) -> Finding {
+    let peer = failure::peer(evidence);
+    let there = words::netns_phrase(evidence, Some(place.netns), place.netns_name.as_deref());
+    let prefix = prefix_there(evidence, place);
+    let hook_text = hook.map(|hook| format!(" (hook {hook})")).unwrap_or_default();
+    let at = Where::new(WhereSide::Local, Stage::Netfilter).at(place);
+    let cause = format!("a firewall{there} on this machine rejects it with {answer}{hook_text}");
+    let sentence = rule.map(|rule| format!(" {}", rule::sentence(rule))).unwrap_or_default();
+    let finding = Finding::new(confidence, at, headline, cause)
+        .explain(format!(
+            "A firewall rule{there} on this machine rejected the packet to {peer} and answered with {answer}. The \
+             message speaks of routes, but routing is fine.{sentence}"
+        ))
+        .firewall(rule::fact(None, hook, rule));
+    match rule {
+        Some(rule) => rule::steps(finding, &prefix, rule, Allow::Packet(&rejected.tuple)),
+        None => finding.next("find the rule", format!("{prefix}nft -a list ruleset")),
+    }
 }
 
 /// No ICMP was seen: tc did not watch, or the kernel does not tell.
@@ -322,6 +378,22 @@ mod tests {
 
     const UNREACHABLE: &str = "unreachable.icmp-unreachable";
     const PROHIBITED: &str = "unreachable.icmp-prohibited";
+
+    #[test]
+    fn an_own_rule_answers_and_nobody_tells() {
+        let rule = |rejects| DropRule { rejects, handle: Some(5), ..DropRule::default() };
+        let case = |errno, rejects| {
+            let drop = Drop::syn("NETFILTER_DROP", "nft_do_chain").hook(Hook::Output).rule(rule(rejects));
+            let ends = connecting(errno).ends("[2001:db8::2]:40000", "[2001:db8:2::2]:80");
+            ends.dropped(0, drop.clone()).dropped(3100, drop)
+        };
+        let (code, finding) = case(libc::ENETUNREACH, true).diagnosed();
+        assert_eq!((code, finding.confidence), (UNREACHABLE, Confidence::Certain));
+        assert_eq!(finding.place.stage, Stage::Netfilter);
+        assert_eq!(case(libc::EACCES, true).diagnosed().0, PROHIBITED);
+        miss(case(libc::EACCES, true), UNREACHABLE);
+        assert_eq!(case(libc::ENETUNREACH, false).found(UNREACHABLE).place.stage, Stage::Remote);
+    }
 
     #[test]
     fn a_router_says_no() {
