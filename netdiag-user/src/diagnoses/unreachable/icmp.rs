@@ -329,7 +329,7 @@ fn by_errno(evidence: &Evidence, failure: Failure, class: Class) -> Verdict {
         What::NeighbourFailed { .. } => true,
         _ => false,
     });
-    if own_neighbour {
+    if own_neighbour || failure::stuck(evidence, failure).is_some() {
         return Verdict::Healthy;
     }
     let v6 = failure::peer(evidence).is_ipv6();

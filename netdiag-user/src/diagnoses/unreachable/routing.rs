@@ -234,6 +234,9 @@ mod tests {
         assert!(finding.explanation.contains("tries again"), "{}", finding.explanation);
         let (code, _) = stuck().answer(via(None)).default_route(true).diagnosed();
         assert_eq!(code, "timeout.peer-vanished");
+        // IPv6 notes why.
+        let noted = case().default_route(true).with(|e| e.connection.soft_errno = Some(libc::ENETUNREACH));
+        assert_eq!(noted.diagnosed().0, "unreachable.no-route");
         let done = case().default_route(true).tcp(|tcp| tcp.unacked = Some(0));
         miss(done, "unreachable.no-route");
     }

@@ -207,6 +207,9 @@ fn blackhole_in_router(evidence: &Evidence) -> Option<Verdict> {
         (None, Some(_)) => Confidence::Likely,
         (None, None) => Confidence::Possible,
     };
+    if confidence == Confidence::Possible && !failure.waited(evidence) {
+        return None;
+    }
     let seen = dropped.or(looked_up);
     let peer = failure::peer(evidence);
     let family = words::family_flag(peer);
