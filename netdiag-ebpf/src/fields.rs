@@ -53,6 +53,7 @@ fields! {
     SkNet = "sock_common.skc_net", 8, required;
     SkFlags = "sock_common.skc_flags", 8, required;
     SkRtxQueue = "sock.tcp_rtx_queue.rb_node", 8, required;
+    SkWriteQueueLen = "sock.sk_write_queue.qlen", 4, required;
     SkErr = "sock.sk_err", 4, required;
     SkErrSoft = "sock.sk_err_soft", 4, required;
     SkLockOwned = "sock.sk_lock.owned", 4, required;

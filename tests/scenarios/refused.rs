@@ -29,6 +29,7 @@ const OVERFLOW: &str = "refused.backlog-overflow";
 const PYTHON: &[Need] = &[Need::Python];
 const NC: &[Need] = &[Need::Tool("nc")];
 const NFT: &[Need] = &[Need::Nftables];
+const CURL_NFT: &[Need] = &[Need::Tool("curl"), Need::Nftables];
 const NC_NFT: &[Need] = &[Need::Tool("nc"), Need::Nftables];
 const TUN: &[Need] = &[Need::Tun];
 const CURL_TUN: &[Need] = &[Need::Tool("curl"), Need::Tun];
@@ -55,6 +56,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::hit(REJECT, "forward_v6", || reject::with_reset(Family::V6, "forward", 18133)).needs(NC_NFT),
     Scenario::hit(REJECT, "icmp_v4", || reject::with_icmp(Family::V4, 18134)).needs(NFT),
     Scenario::hit(REJECT, "icmp_v6", || reject::with_icmp(Family::V6, 18135)).needs(NFT),
+    Scenario::hit(REJECT, "noted_error", || reject::told_by_a_noted_error(18168)).needs(CURL_NFT),
     Scenario::hit(REJECT, "udp_v4", || reject::udp(Family::V4, 18136)).needs(NFT),
     Scenario::hit(REJECT, "udp_v6", || reject::udp(Family::V6, 18137)).needs(NFT),
     Scenario::hit(REJECT, "iptables_nft_v4", || reject::iptables(Family::V4, "nft", "", 18138))

@@ -5,7 +5,8 @@
 //! made at SYN_SENT and removed at CLOSE, the middle is left to `tcp_sock`. Server sides get an entry only at
 //! the first sign of trouble.
 //!
-//! Traps: CLOSE->SYN_SENT has no local port yet; `skc_num` is cleared before the last transition of a failed
+//! Traps: sockets of MPTCP and SCTP come this way too and are no `tcp_sock`; the connections below an MPTCP socket are
+//! TCP, and come by themselves. CLOSE->SYN_SENT has no local port yet; `skc_num` is cleared before the last transition of a failed
 //! connect, `inet_sport` and the addresses only after it (tcp_disconnect, tcp_v4_connect). `current` is the owner at SYN_SENT, and at CLOSE only when the
 //! socket is locked by a process (`sk_lock.owned`) and has no error. A softirq that closes it sets `sk_err`
 //! first, but the application may take that on another CPU before the transition.
@@ -47,6 +48,10 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     let sk: *const c_void = ctx.arg(0);
     let old = ctx.arg::<i32>(1) as u8;
     let new = ctx.arg::<i32>(2) as u8;
+    // SAFETY: `sk` is the tp_btf argument, never null in this tracepoint.
+    if unsafe { load::<u16>(sk, Field::SkProtocol) } != IPPROTO_TCP {
+        return 0;
+    }
     if config() & FLAG_OWNERS != 0 {
         time_wait::changed(sk, old, new);
         listening(sk, old, new);
@@ -63,7 +68,7 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
             passed(sk, old, new);
         }
         (state::ESTABLISHED, state::FIN_WAIT1) => {
-            if has_unacked(sk) && retransmits(sk) > 0 {
+            if has_unacked(sk) && retransmits(sk) > 0 || has_unsent(sk) && probes_out(sk) > 0 {
                 abandoned(sk, old, new);
             } else {
                 passed(sk, old, new);
@@ -99,13 +104,7 @@ fn opened(sk: *const c_void) {
     count(Counter::Opened);
     // SAFETY: `sk` is the tp_btf argument, never null in this tracepoint; `net` is a BTF-typed pointer that a
     // live socket always has.
-    let (protocol, netns) = unsafe {
-        let net = load::<*const c_void>(sk, Field::SkNet);
-        (load::<u16>(sk, Field::SkProtocol), load::<u32>(net, Field::NetInum))
-    };
-    if protocol != IPPROTO_TCP {
-        return;
-    }
+    let netns = unsafe { load::<u32>(load::<*const c_void>(sk, Field::SkNet), Field::NetInum) };
     // SAFETY: as above.
     let id = unsafe { sock::id(sk) };
     let Some(entry) = sockets::get(id).or_else(|| sockets::claim(id)) else { return };
@@ -129,6 +128,19 @@ fn opened(sk: *const c_void) {
 fn has_unacked(sk: *const c_void) -> bool {
     // SAFETY: `sk` is the tp_btf argument.
     unsafe { load::<u64>(sk, Field::SkRtxQueue) != 0 }
+}
+
+/// Whether data waits for the peer's window or, where no packet can be sent at all, for the next probe. A plain load,
+/// too.
+#[inline(always)]
+fn has_unsent(sk: *const c_void) -> bool {
+    // SAFETY: `sk` is the tp_btf argument.
+    unsafe { load::<u32>(sk, Field::SkWriteQueueLen) != 0 }
+}
+
+#[inline(always)]
+fn probes_out(sk: *const c_void) -> u8 {
+    probe(sk, Field::IcskProbesOut).unwrap_or(0)
 }
 
 #[inline(always)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::belongs::{Belongs, flow_key, keep_relevant_neighbours, other_end};
 use super::connection::{Connection, End};
 use super::index::{Key, Keys};
-use super::taken::errno_of;
+use super::taken::{errno_of, noted_errno_of};
 use super::teller::Teller;
 use super::timeline::{Moment, What};
 use super::translated::Seen;
@@ -223,11 +223,13 @@ impl Tracker {
             let start_ns = connection.start_ns.min(first.time_ns);
             Rc::make_mut(&mut connection).start_ns = start_ns;
         }
-        if error_taken
-            && connection.errno.is_none()
-            && let Some(errno) = errno_of(&connection, &timeline)
-        {
-            Rc::make_mut(&mut connection).errno = Some(errno);
+        let taken = match connection.errno {
+            Some(_) => None,
+            None if error_taken => errno_of(&connection, &timeline),
+            None => noted_errno_of(&connection, &timeline),
+        };
+        if taken.is_some() {
+            Rc::make_mut(&mut connection).errno = taken;
         }
         let other_end = other_end(&connection, flow, &self.ended).map(Rc::clone);
         Finished { connection, sock, timeline, left_out, other_end }

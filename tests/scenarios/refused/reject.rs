@@ -59,6 +59,15 @@ pub fn with_icmp(family: Family, port: u16) -> Result<()> {
     Ok(())
 }
 
+/// The answer comes while connect() still holds the socket, which notes the error only; curl takes it with SO_ERROR.
+pub fn told_by_a_noted_error(port: u16) -> Result<()> {
+    let net = Topology::new()?;
+    net.client.nft(&chain("output", &format!("tcp dport {port} counter reject")))?;
+    let report = net.netdiag_run(&clients::curl(Family::V4.server(port), 5.0))?;
+    named(report.exits(7)?, &net.client, "output", &format!("tcp dport {port} counter reject"))?;
+    Ok(())
+}
+
 pub fn udp(family: Family, port: u16) -> Result<()> {
     let net = Topology::new()?;
     net.server.nft(&chain("input", &format!("udp dport {port} reject")))?;

@@ -49,6 +49,30 @@ pub fn rule_in_its_family(family: Family) -> Result<()> {
     Ok(())
 }
 
+/// MPTCP, which some programs ask for by default, has a socket of its own above that of TCP: one connection all the same,
+/// and none to tell of where nothing is wrong.
+pub fn mptcp() -> Result<()> {
+    const CLIENT: &str = r#"
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
+s.settimeout(float(sys.argv[3]))
+s.connect((sys.argv[1], int(sys.argv[2])))
+s.sendall(b"x")
+s.recv(1)
+s.close()
+"#;
+    let net = Topology::new()?;
+    let address = Family::V4.server(8080);
+    let _server = servers::echo(&net.server, address)?;
+    let client =
+        |limit: &str| ["python3", "-c", CLIENT, &address.ip().to_string(), "8080", limit].map(str::to_owned);
+    net.netdiag_run(&client("9"))?.exits(0)?.nothing()?;
+    net.router.nft(&chain("inet", "forward", DROP))?;
+    let report = net.netdiag_run(&client(&PATIENCE.to_string()))?;
+    dropped_by_nft(report.exits(1)?, &net.router, "forward")?;
+    Ok(())
+}
+
 pub fn policy() -> Result<()> {
     let net = Topology::new()?;
     let rules = "policy drop; icmpv6 type != 0 accept; tcp dport 443 accept";

@@ -6,6 +6,7 @@ mod dropper;
 mod established;
 mod firewall;
 pub mod listener;
+mod mtu;
 mod reply;
 mod reverse_path;
 mod rule;
@@ -24,6 +25,7 @@ const NFT: &[Need] = &[Need::Nftables];
 const NFT_TUN: &[Need] = &[Need::Nftables, Need::Tun];
 const CURL_NFT: &[Need] = &[Need::Tool("curl"), Need::Nftables];
 const SYN_QUEUE: &[Need] = &[Need::Tool("curl"), Need::Nftables, Need::Speed];
+const MPTCP_NFT: &[Need] = &[Need::Python, Need::Nftables, Need::File("/proc/sys/net/mptcp/enabled")];
 const PYTHON_NFT: &[Need] = &[Need::Python, Need::Nftables];
 const CURL_TUN: &[Need] = &[Need::Tool("curl"), Need::Tun];
 const PYTHON_TUN: &[Need] = &[Need::Python, Need::Tun];
@@ -64,6 +66,7 @@ pub const SCENARIOS: &[Scenario] = &[
     S::hit("timeout.firewall-drop", "output_v6", || firewall::output(V6)).needs(CURL_NFT),
     S::hit("timeout.firewall-drop", "rule_in_its_family_v4", || firewall::rule_in_its_family(V4)).needs(CURL_NFT),
     S::hit("timeout.firewall-drop", "rule_in_its_family_v6", || firewall::rule_in_its_family(V6)).needs(CURL_NFT),
+    S::hit("timeout.firewall-drop", "mptcp", firewall::mptcp).needs(MPTCP_NFT),
     S::hit("timeout.firewall-drop", "policy", firewall::policy).needs(CURL_NFT),
     S::hit("timeout.firewall-drop", "kernel_gives_up", firewall::kernel_gives_up).needs(NFT),
     S::hit("timeout.firewall-drop", "input_of_the_server_v4", || firewall::in_server(V4, "input")).needs(PYTHON_NFT),
@@ -156,6 +159,10 @@ pub const SCENARIOS: &[Scenario] = &[
     S::hit("timeout.qdisc-drop", "v4", || dropper::queue(V4)),
     S::hit("timeout.qdisc-drop", "v6", || dropper::queue(V6)),
     S::near_miss("timeout.qdisc-drop", "queue_with_room", dropper::queue_with_room).needs(CURL),
+
+    S::hit("timeout.mtu-blackhole", "v4", || mtu::silenced(V4)).needs(NFT),
+    S::hit("timeout.mtu-blackhole", "v6", || mtu::silenced(V6)).needs(NFT),
+    S::near_miss("timeout.mtu-blackhole", "discovered", mtu::discovered),
 
     S::hit("timeout.forwarding-disabled", "v4", || dropper::no_forwarding(V4)),
     S::hit("timeout.forwarding-disabled", "v6", || dropper::no_forwarding(V6)),

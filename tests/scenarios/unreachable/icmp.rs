@@ -147,6 +147,20 @@ pub fn reject_rule(family: Family) -> Result<()> {
     Ok(())
 }
 
+/// A rule of the client itself answers with words of routing. Where ICMPv6 is sent has no tracepoint.
+pub fn own_reject_rule() -> Result<()> {
+    let net = Topology::new()?;
+    net.client.nft(
+        "table inet fw { chain out { type filter hook output priority 0;
+           tcp dport 8080 reject with icmpv6 type no-route; }; }",
+    )?;
+    let report = net.netdiag_run(&clients::curl(Family::V6.server(8080), 8.0))?;
+    let diagnosis = report.exits(7)?.the_only(UNREACHABLE)?.certain()?.errno(Some("ENETUNREACH"))?;
+    let named = diagnosis.has("/where/stage", "netfilter")?.has("/firewall/chain", "out")?;
+    broke_in(named.has("/firewall/hook", "output")?, &net.client)?;
+    Ok(())
+}
+
 /// "No route to host", says IPv4; "permission denied", says IPv6.
 pub fn prohibited(family: Family) -> Result<()> {
     let (net, _remote) = remote(IcmpKind::AdminProhibited, Sender::Router)?;

@@ -1,10 +1,12 @@
 //! Scenarios of the symptom `unreachable`.
 
+mod cut_off;
 mod icmp;
 mod ipv6;
 mod links;
 mod neighbours;
 mod routes;
+mod scope;
 mod source;
 
 use std::net::SocketAddr;
@@ -18,6 +20,7 @@ use netdiag_tests::scenario::{Need, Scenario};
 
 const CURL: &[Need] = &[Need::Tool("curl")];
 const NC: &[Need] = &[Need::Tool("nc")];
+const CURL_NFT: &[Need] = &[Need::Tool("curl"), Need::Nftables];
 const NFT: &[Need] = &[Need::Nftables];
 const PYTHON: &[Need] = &[Need::Python];
 const TUN: &[Need] = &[Need::Tun];
@@ -36,6 +39,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::hit("unreachable.no-default-route", "v4", || routes::no_default_route(V4)),
     Scenario::hit("unreachable.no-default-route", "v6", || routes::no_default_route(V6)),
     Scenario::hit("unreachable.no-default-route", "removed_meanwhile", routes::removed_meanwhile),
+    Scenario::hit("unreachable.no-default-route", "cut_off", cut_off::default_route_removed).needs(PYTHON),
     Scenario::hit("unreachable.interface-down", "switched_off_meanwhile", links::switched_off_meanwhile),
     Scenario::near_miss("unreachable.no-default-route", "a_route_covers_it", routes::a_route_covers_it),
     Scenario::near_miss("unreachable.no-default-route", "throw_before_it", || routes::throw(V4)).needs(CURL),
@@ -45,6 +49,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::hit("unreachable.blackhole-route", "by_rule_v6", || routes::blackhole_rule(V6)),
     Scenario::hit("unreachable.blackhole-route", "in_the_router_v4", || routes::blackhole_in_router(V4)),
     Scenario::hit("unreachable.blackhole-route", "in_the_router_v6", || routes::blackhole_in_router(V6)),
+    Scenario::hit("unreachable.blackhole-route", "soon_closed", routes::blackhole_in_router_and_soon_closed),
     Scenario::near_miss("unreachable.blackhole-route", "covers_another_prefix", || {
         routes::covers_another_prefix("blackhole")
     }),
@@ -52,6 +57,8 @@ pub const SCENARIOS: &[Scenario] = &[
         .needs(CURL),
     Scenario::hit("unreachable.unreachable-route", "v4", || routes::unreachable(V4)).needs(NC),
     Scenario::hit("unreachable.unreachable-route", "v6", || routes::unreachable(V6)).needs(NC),
+    Scenario::hit("unreachable.unreachable-route", "cut_off_v4", || cut_off::route_removed(V4)).needs(PYTHON),
+    Scenario::hit("unreachable.unreachable-route", "cut_off_v6", || cut_off::route_removed(V6)).needs(PYTHON),
     Scenario::near_miss("unreachable.unreachable-route", "a_rule", || routes::unreachable_rule(V4)),
     Scenario::near_miss("unreachable.unreachable-route", "in_the_router", icmp::unreachable_route_in_router),
     Scenario::near_miss("unreachable.unreachable-route", "covers_another_prefix", || {
@@ -102,6 +109,8 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::hit("unreachable.icmp-unreachable", "router_without_route_v6", || {
         icmp::router_without_route(V6)
     }),
+    Scenario::hit("unreachable.icmp-unreachable", "own_reject_rule_v6", icmp::own_reject_rule)
+        .needs(CURL_NFT),
     Scenario::near_miss("unreachable.icmp-unreachable", "about_another_flow", icmp::about_another_flow)
         .needs(TUN),
     Scenario::near_miss("unreachable.icmp-unreachable", "a_short_reroute", icmp::a_short_reroute),
@@ -130,10 +139,14 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::near_miss("unreachable.no-ipv6", "to_ipv4_while_disabled", ipv6::to_ipv4_while_disabled),
     Scenario::hit("unreachable.martian-source", "bound_to_loopback", source::bound_to_loopback),
     Scenario::hit("unreachable.martian-source", "bound_address_gone", source::bound_address_gone),
+    Scenario::hit("unreachable.martian-source", "cut_off", cut_off::address_removed).needs(PYTHON),
     Scenario::hit("unreachable.martian-source", "server_has_it_too", source::server_has_it_too),
     Scenario::hit("unreachable.martian-source", "router_has_it_too", source::router_has_it_too),
     Scenario::near_miss("unreachable.martian-source", "bound_to_a_valid_one", source::bound_to_a_valid_one),
     Scenario::near_miss("unreachable.martian-source", "einval_of_a_blackhole", source::einval_of_a_blackhole),
+    Scenario::hit("unreachable.scope-missing", "connect", scope::connect),
+    Scenario::hit("unreachable.scope-missing", "bind", scope::bind),
+    Scenario::near_miss("unreachable.scope-missing", "with_its_interface", scope::with_its_interface),
 ];
 
 /// The server's network.

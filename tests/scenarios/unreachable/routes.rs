@@ -131,6 +131,17 @@ pub fn blackhole_in_router(family: Family) -> Result<()> {
     Ok(())
 }
 
+/// A program that tries addresses in turn soon lets go of this one; that it is lost is known all the same.
+pub fn blackhole_in_router_and_soon_closed() -> Result<()> {
+    let net = Topology::new()?;
+    let address = Family::V6.server(8080);
+    net.router.ip(&format!("route add blackhole {}", address.ip()))?;
+    let report = net.netdiag_run(&clients::steps(&format!("tcp connect={address},250"))?)?;
+    let diagnosis = report.exits(3)?.the_only("unreachable.blackhole-route")?.errno(None)?;
+    broke_in(diagnosis, &net.router)?;
+    Ok(())
+}
+
 /// A route that refuses, but not this destination: the closed port is the trouble.
 pub fn covers_another_prefix(kind: &str) -> Result<()> {
     let net = Topology::new()?;

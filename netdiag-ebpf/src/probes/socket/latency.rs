@@ -18,7 +18,6 @@ use netdiag_ebpf::histogram::{
 };
 use netdiag_ebpf::records::socket_flag;
 
-use super::IPPROTO_TCP;
 use crate::kernel::sock::{self, AF_INET};
 use crate::kernel::{load, probe};
 use crate::sockets;
@@ -43,10 +42,6 @@ pub fn connected(sk: *const c_void) {
 /// From ESTABLISHED to any other state.
 #[inline(always)]
 pub fn leaves(sk: *const c_void) {
-    // SAFETY: `sk` is the tp_btf argument.
-    if unsafe { load::<u16>(sk, Field::SkProtocol) } != IPPROTO_TCP {
-        return;
-    }
     // Kept in eighths; 0: none was measured.
     match probe::<u32>(sk, Field::TcpSrtt) {
         None | Some(0) => {}

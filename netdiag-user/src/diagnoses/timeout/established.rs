@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::super::words::duration;
 use super::{
     Confidence, Evidence, Finding, Stage, Verdict, What, Where, WhereSide, accept_queue, between, connecting,
-    killed_established, own_netns, syn_queue, told_unreachable, went_silent, who,
+    killed_established, own_netns, syn_queue, told_unreachable, went_silent, who, window_probes,
 };
+use crate::enrich::routes::RouteAnswer;
 use crate::probes::{TcpState, protocol};
 
 /// Fewer unanswered retransmissions before the application left may be ordinary loss.
@@ -64,11 +65,13 @@ pub(super) fn peer_vanished(evidence: &Evidence) -> Verdict {
     if !went_silent(evidence) {
         return Verdict::Healthy;
     }
+    if matches!(evidence.facts.route, Some(RouteAnswer::Failed { .. })) {
+        return Verdict::NotEnough("this machine has no route to the peer now".into());
+    }
     let tcp = &evidence.connection.tcp;
     let killed = killed_established(evidence);
     let retransmits = unanswered(evidence);
-    let window_probes =
-        tcp.probes_out.filter(|probes| *probes > 0 && tcp.unacked.is_some_and(|bytes| bytes > 0));
+    let window_probes = window_probes(evidence);
     if killed && retransmits == 0 && window_probes.is_none() {
         return match (tcp.retransmits, tcp.unacked) {
             (Some(_), Some(0)) => Verdict::Healthy,

@@ -7,6 +7,7 @@ mod established;
 mod firewall;
 mod forwarding;
 mod listener;
+mod mtu;
 mod program;
 mod queue;
 mod reply;
@@ -71,6 +72,14 @@ pub const ALL: &[Diagnosis] = &[
         needs: &["inet_sock_set_state", "kfree_skb"],
         page: include_str!("../pages/timeout/forwarding-disabled.md"),
         check: forwarding::forwarding_disabled,
+    },
+    Diagnosis {
+        code: "timeout.mtu-blackhole",
+        title: "packets too large for a link are lost, and the sender is not told",
+        specificity: 83,
+        needs: &["inet_sock_set_state", "kfree_skb"],
+        page: include_str!("../pages/timeout/mtu-blackhole.md"),
+        check: mtu::mtu_blackhole,
     },
     Diagnosis {
         code: "timeout.reply-dropped",
@@ -157,10 +166,16 @@ fn went_silent(evidence: &Evidence) -> bool {
     let connection = &evidence.connection;
     let abandoned = connection.end == End::State { from: TcpState::Established, to: TcpState::FinWait1 }
         && connection.errno.is_none()
-        && connection.tcp.retransmits.is_some_and(|count| count > 0);
+        && (connection.tcp.retransmits.is_some_and(|count| count > 0) || window_probes(evidence).is_some());
     connection.protocol == protocol::TCP
         && (abandoned || killed_established(evidence))
         && !told_unreachable(evidence)
+}
+
+/// How many probes went unanswered while data waited for the peer's window, or for a packet that could be sent.
+fn window_probes(evidence: &Evidence) -> Option<u8> {
+    let tcp = &evidence.connection.tcp;
+    tcp.probes_out.filter(|probes| *probes > 0 && tcp.unacked.is_some_and(|bytes| bytes > 0))
 }
 
 /// Established, and ended by the kernel with ETIMEDOUT.

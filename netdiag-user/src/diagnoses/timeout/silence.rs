@@ -202,7 +202,9 @@ pub(super) fn gave_up(evidence: &Evidence) -> Verdict {
             let seen = evidence.coverage.wire && evidence.syns_on_wire().next().is_some();
             let whole = evidence.coverage.lost_events == 0
                 && evidence.connection.duration().as_nanos() < u128::from(FIRST_RETRANSMISSION_NS);
-            let confidence = if seen && whole { Confidence::Likely } else { Confidence::Possible };
+            // Its own cause, if that was for this packet.
+            let routed = !evidence.timeline.iter().any(|m| matches!(m.what, What::RouteFailed { .. }));
+            let confidence = if seen && whole && routed { Confidence::Likely } else { Confidence::Possible };
             (confidence, format!("{} left before the first retransmission of the SYN", who(evidence)))
         }
         (None, Some(_)) => return Verdict::Healthy,

@@ -153,6 +153,22 @@ pub(super) fn working_route(evidence: &Evidence) -> Option<&Route> {
     }
 }
 
+/// What the lookup says for an established connection that cannot send any more: its data goes unanswered, and now the
+/// lookup fails. A packet without a route leaves no drop (net/ipv4/ip_output.c `__ip_queue_xmit` frees a copy), in IPv6 a
+/// soft error (net/ipv6/inet6_connection_sock.c `inet6_csk_xmit`).
+pub(super) fn stuck(evidence: &Evidence, failure: Failure) -> Option<&RouteAnswer> {
+    let tcp = &evidence.connection.tcp;
+    let some = |count: Option<u8>| count.is_some_and(|count| count > 0);
+    let silent = matches!(failure, Failure::Established(None | Some(libc::ETIMEDOUT)))
+        && tcp.unacked.is_some_and(|bytes| bytes > 0)
+        && (some(tcp.retransmits) || some(tcp.probes_out));
+    let late = failure.late_errno(evidence);
+    evidence.facts.route.as_ref().filter(|answer| {
+        silent
+            && matches!(answer, RouteAnswer::Failed { errno, .. } if late.is_none_or(|late| late == *errno))
+    })
+}
+
 /// The address whose hardware address is needed: the gateway, or the destination.
 pub(super) fn next_hop(evidence: &Evidence) -> Option<IpAddr> {
     working_route(evidence).map(|route| route.gateway.unwrap_or_else(|| peer(evidence)))

@@ -6,7 +6,7 @@ use super::failure::{self, Failure};
 use crate::diagnoses::rule::{self, Allow};
 use crate::diagnoses::{Confidence, Evidence, Finding, Stage, Verdict, Where, WhereSide, words};
 use crate::track::{Place, What};
-use told::{Class, Rejected, Told, told};
+use told::{Class, Rejected, Told, own_reject, told};
 
 pub(super) fn unreachable(evidence: &Evidence) -> Verdict {
     check(evidence, Class::Unreachable)
@@ -24,8 +24,20 @@ fn check(evidence: &Evidence, class: Class) -> Verdict {
     match told(evidence) {
         Some(told) if told.class == class => describe(evidence, failure, &told).found(),
         Some(_) => Verdict::Healthy,
-        None => by_errno(evidence, failure, class),
+        None => match own_reject(evidence, failure) {
+            Some((given, rejected, place)) if given == class => {
+                by_own_firewall(evidence, failure, rejected, place).found()
+            }
+            Some(_) => Verdict::Healthy,
+            None => by_errno(evidence, failure, class),
+        },
     }
+}
+
+fn by_own_firewall(evidence: &Evidence, failure: Failure, rejected: Rejected, place: &Place) -> Finding {
+    let family = if failure::peer(evidence).is_ipv4() { "an ICMP error" } else { "an ICMPv6 error" };
+    let headline = failure::headline(evidence, failure);
+    by_firewall(evidence, rejected, place, Confidence::Certain, headline, family)
 }
 
 fn describe(evidence: &Evidence, failure: Failure, told: &Told) -> Finding {
@@ -89,25 +101,9 @@ fn on_this_machine(
 ) -> Finding {
     let peer = failure::peer(evidence);
     let there = words::netns_phrase(evidence, Some(place.netns), place.netns_name.as_deref());
-    let prefix = match failure::elsewhere(evidence, place) {
-        true => words::in_netns(place.netns_name.as_deref()),
-        false => failure::own_prefix(evidence),
-    };
-    if let Some(Rejected { hook, packet: rejected, rule }) = told.firewall {
-        let hook_text = hook.map(|hook| format!(" (hook {hook})")).unwrap_or_default();
-        let at = Where::new(WhereSide::Local, Stage::Netfilter).at(place);
-        let cause = format!("a firewall{there} on this machine rejects it with {packet}{hook_text}");
-        let sentence = rule.map(|rule| format!(" {}", rule::sentence(rule))).unwrap_or_default();
-        let finding = Finding::new(confidence, at, headline, cause)
-            .explain(format!(
-                "A firewall rule{there} on this machine rejected the packet to {peer} and answered with {packet}. The \
-                 message speaks of routes, but routing is fine.{sentence}"
-            ))
-            .firewall(rule::fact(None, hook, rule));
-        return match rule {
-            Some(rule) => rule::steps(finding, &prefix, rule, Allow::Packet(&rejected.tuple)),
-            None => finding.next("find the rule", format!("{prefix}nft -a list ruleset")),
-        };
+    let prefix = prefix_there(evidence, place);
+    if let Some(rejected) = told.firewall {
+        return by_firewall(evidence, rejected, place, confidence, headline, packet);
     }
     let family = words::family_flag(peer);
     let routing = failure::lookup_failed(
@@ -134,6 +130,40 @@ fn on_this_machine(
         .next("see its rules and routes", format!("{prefix}ip {family} rule; {prefix}ip {family} route show table all"))
 }
 
+fn prefix_there(evidence: &Evidence, place: &Place) -> String {
+    match failure::elsewhere(evidence, place) {
+        true => words::in_netns(place.netns_name.as_deref()),
+        false => failure::own_prefix(evidence),
+    }
+}
+
+fn by_firewall(
+    evidence: &Evidence,
+    Rejected { hook, packet: rejected, rule }: Rejected,
+    place: &Place,
+    confidence: Confidence,
+    headline: String,
+    answer: &str,
+) -> Finding {
+    let peer = failure::peer(evidence);
+    let there = words::netns_phrase(evidence, Some(place.netns), place.netns_name.as_deref());
+    let prefix = prefix_there(evidence, place);
+    let hook_text = hook.map(|hook| format!(" (hook {hook})")).unwrap_or_default();
+    let at = Where::new(WhereSide::Local, Stage::Netfilter).at(place);
+    let cause = format!("a firewall{there} on this machine rejects it with {answer}{hook_text}");
+    let sentence = rule.map(|rule| format!(" {}", rule::sentence(rule))).unwrap_or_default();
+    let finding = Finding::new(confidence, at, headline, cause)
+        .explain(format!(
+            "A firewall rule{there} on this machine rejected the packet to {peer} and answered with {answer}. The \
+             message speaks of routes, but routing is fine.{sentence}"
+        ))
+        .firewall(rule::fact(None, hook, rule));
+    match rule {
+        Some(rule) => rule::steps(finding, &prefix, rule, Allow::Packet(&rejected.tuple)),
+        None => finding.next("find the rule", format!("{prefix}nft -a list ruleset")),
+    }
+}
+
 /// No ICMP was seen: tc did not watch, or the kernel does not tell.
 fn by_errno(evidence: &Evidence, failure: Failure, class: Class) -> Verdict {
     let own_neighbour = evidence.timeline.iter().any(|moment| match &moment.what {
@@ -141,7 +171,7 @@ fn by_errno(evidence: &Evidence, failure: Failure, class: Class) -> Verdict {
         What::NeighbourFailed { .. } => true,
         _ => false,
     });
-    if own_neighbour {
+    if own_neighbour || failure::stuck(evidence, failure).is_some() {
         return Verdict::Healthy;
     }
     let v6 = failure::peer(evidence).is_ipv6();
@@ -186,11 +216,28 @@ mod tests {
     use super::super::testing::*;
     use super::*;
     use crate::diagnoses::testing::{Case, Drop, here};
+    use crate::probes::DropRule;
     use crate::probes::{TcpState, protocol};
     use crate::track::Hook;
 
     const UNREACHABLE: &str = "unreachable.icmp-unreachable";
     const PROHIBITED: &str = "unreachable.icmp-prohibited";
+
+    #[test]
+    fn an_own_rule_answers_and_nobody_tells() {
+        let rule = |rejects| DropRule { rejects, handle: Some(5), ..DropRule::default() };
+        let case = |errno, rejects| {
+            let drop = Drop::syn("NETFILTER_DROP", "nft_do_chain").hook(Hook::Output).rule(rule(rejects));
+            let ends = connecting(errno).ends("[2001:db8::2]:40000", "[2001:db8:2::2]:80");
+            ends.dropped(0, drop.clone()).dropped(3100, drop)
+        };
+        let (code, finding) = case(libc::ENETUNREACH, true).diagnosed();
+        assert_eq!((code, finding.confidence), (UNREACHABLE, Confidence::Certain));
+        assert_eq!(finding.place.stage, Stage::Netfilter);
+        assert_eq!(case(libc::EACCES, true).diagnosed().0, PROHIBITED);
+        miss(case(libc::EACCES, true), UNREACHABLE);
+        assert_eq!(case(libc::ENETUNREACH, false).found(UNREACHABLE).place.stage, Stage::Remote);
+    }
 
     #[test]
     fn a_router_says_no() {

@@ -7,6 +7,7 @@ mod ipv6_only;
 mod link;
 mod neighbour;
 mod routing;
+mod scope;
 mod source;
 #[cfg(test)]
 mod testing;
@@ -110,5 +111,13 @@ pub const ALL: &[Diagnosis] = &[
         needs: &[],
         page: include_str!("../pages/unreachable/martian-source.md"),
         check: source::martian,
+    },
+    Diagnosis {
+        code: "unreachable.scope-missing",
+        title: "a link-local address was given without its interface",
+        specificity: 80,
+        needs: &["socket_calls"],
+        page: include_str!("../pages/unreachable/scope-missing.md"),
+        check: scope::missing,
     },
 ];

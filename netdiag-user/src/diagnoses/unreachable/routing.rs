@@ -19,12 +19,19 @@ enum Missing<'a> {
     NoLonger,
     /// The route of an established or connecting socket went away.
     Dropped,
+    /// So it seems: an established one is stuck, and there is none now.
+    Gone,
     NotAsked,
 }
 
 fn missing(evidence: &Evidence, failure: Failure) -> Missing<'_> {
     if evidence.drop_of(&["IP_OUTNOROUTES"], true).is_some_and(|(_, what)| is_own(evidence, what)) {
         return Missing::Dropped;
+    }
+    if let Some(RouteAnswer::Failed { errno: libc::ENETUNREACH, foreign_source: false, .. }) =
+        failure::stuck(evidence, failure)
+    {
+        return Missing::Gone;
     }
     let after_nat = evidence.unroutable_after_nat() == Some(libc::ENETUNREACH);
     let failed = failure.is_call(&[libc::ENETUNREACH]) || after_nat;
@@ -66,27 +73,31 @@ pub(super) fn no_route(evidence: &Evidence) -> Verdict {
     let sure = |confidence, cause: String| Some((confidence, cause));
     let found = match missing(evidence, failure) {
         Missing::No => None,
-        Missing::Still | Missing::Dropped if no_default => None,
+        Missing::Still | Missing::Dropped | Missing::Gone if no_default => None,
         Missing::NotAsked if no_default => None,
         Missing::Still => sure(Confidence::Certain, format!("the routing tables have no route to {peer}")),
         Missing::Dropped => sure(Confidence::Certain, format!("the route to {peer} went away")),
+        Missing::Gone => sure(Confidence::Likely, format!("the route to {peer} went away")),
         Missing::Rule(rule) => {
             sure(Confidence::Certain, format!("policy rule {} says unreachable for {peer}", rule.priority))
         }
-        Missing::NotUnicast => sure(
-            Confidence::Certain,
-            format!("{peer} is a broadcast or multicast address, and TCP connects to single hosts only"),
-        ),
+        Missing::NotUnicast => return not_unicast(evidence, failure).found(),
         Missing::NoLonger | Missing::NotAsked => {
             sure(Confidence::Possible, format!("there was no route to {peer}"))
         }
     };
     let Some((confidence, cause)) = found else { return Verdict::Healthy };
-    let mut finding = describe(evidence, failure, confidence, cause).explain(
-        "The kernel looked for a route to that address in the tables that the policy rules name for this packet, \
-         and found none that may be used. No packet left this machine. Another destination may well work: this one \
-         is not covered.",
-    );
+    let mut finding = describe(evidence, failure, confidence, cause).explain(match failure {
+        Failure::Established(_) => {
+            "The connection was up, and then the route that it used was taken away. TCP does not give up for that: it \
+             tries again and again, and the application can only wait."
+        }
+        _ => {
+            "The kernel looked for a route to that address in the tables that the policy rules name for this packet, \
+             and found none that may be used. No packet left this machine. Another destination may well work: this one \
+             is not covered."
+        }
+    });
     if confidence == Confidence::Possible {
         finding = finding.or(&["unreachable.interface-down"]);
         if evidence.facts.route.is_none() {
@@ -98,6 +109,20 @@ pub(super) fn no_route(evidence: &Evidence) -> Verdict {
             "start what should supply the route: the VPN, DHCP, the routing daemon, the container network",
         )
         .found()
+}
+
+fn not_unicast(evidence: &Evidence, failure: Failure) -> Finding {
+    let peer = failure::peer(evidence);
+    let cause = format!("{peer} is a broadcast or multicast address, and TCP connects to single hosts only");
+    let prefix = failure::own_prefix(evidence);
+    describe(evidence, failure, Confidence::Certain, cause)
+        .explain(
+            "There is a route to that address, but it stands for many hosts, and a TCP connection has one peer. The kernel \
+             says \"network is unreachable\", though routing is fine. No packet left this machine.",
+        )
+        .next("see what kind of address it is here", format!("{prefix}ip route get {peer}"))
+        .next("of IPv4, are the netmasks right?", format!("{prefix}ip -br addr"))
+        .advise("correct the address in the client; what is meant for many takes UDP")
 }
 
 /// A router on this machine, or the peer's namespace, has no route for the answer.
@@ -126,7 +151,7 @@ pub(super) fn no_default_route(evidence: &Evidence) -> Verdict {
     let Some(failure) = Failure::of(evidence) else { return Verdict::Healthy };
     let confidence = match missing(evidence, failure) {
         Missing::Still | Missing::Dropped => Confidence::Certain,
-        Missing::NotAsked => Confidence::Likely,
+        Missing::NotAsked | Missing::Gone => Confidence::Likely,
         _ => return Verdict::Healthy,
     };
     match evidence.facts.has_default_route {
@@ -141,7 +166,13 @@ pub(super) fn no_default_route(evidence: &Evidence) -> Verdict {
         .collect();
     let mut explanation = format!(
         "{peer} is on none of the networks that this network namespace is attached to, and there is no default route \
-         to send everything else to. No packet left."
+         to send everything else to.{}",
+        match failure {
+            Failure::Established(_) => {
+                " It was there when the connection came up; now nothing of it can leave, and TCP tries again and again."
+            }
+            _ => " No packet left.",
+        }
     );
     if !down.is_empty() {
         explanation += &format!(
@@ -192,6 +223,23 @@ mod tests {
     use super::super::testing::*;
     use super::*;
     use crate::diagnoses::testing::{Case, Drop, there};
+
+    #[test]
+    fn the_route_of_an_established_connection_goes_away() {
+        let case = || stuck().answer(failed(libc::ENETUNREACH, None));
+        let (code, finding) = case().default_route(true).diagnosed();
+        assert_eq!((code, finding.confidence), ("unreachable.no-route", Confidence::Likely));
+        let (code, finding) = case().default_route(false).diagnosed();
+        assert_eq!((code, finding.confidence), ("unreachable.no-default-route", Confidence::Likely));
+        assert!(finding.explanation.contains("tries again"), "{}", finding.explanation);
+        let (code, _) = stuck().answer(via(None)).default_route(true).diagnosed();
+        assert_eq!(code, "timeout.peer-vanished");
+        // IPv6 notes why.
+        let noted = case().default_route(true).with(|e| e.connection.soft_errno = Some(libc::ENETUNREACH));
+        assert_eq!(noted.diagnosed().0, "unreachable.no-route");
+        let done = case().default_route(true).tcp(|tcp| tcp.unacked = Some(0));
+        miss(done, "unreachable.no-route");
+    }
 
     #[test]
     fn no_route_with_a_default_that_the_rules_do_not_reach() {

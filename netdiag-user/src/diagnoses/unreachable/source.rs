@@ -14,8 +14,28 @@ pub(super) fn martian(evidence: &Evidence) -> Verdict {
     let Some(failure) = Failure::of(evidence) else { return Verdict::Healthy };
     match failure {
         Failure::Call { errno, .. } => sending(evidence, failure, errno),
-        _ => arriving(evidence, failure),
+        _ => match failure::stuck(evidence, failure) {
+            Some(RouteAnswer::Failed { foreign_source: true, .. }) => address_gone(evidence, failure).found(),
+            _ => arriving(evidence, failure),
+        },
     }
+}
+
+/// The connection's own address was taken away, and with it every route from there.
+fn address_gone(evidence: &Evidence, failure: Failure) -> Finding {
+    let local = evidence.connection.local.ip().to_canonical();
+    let prefix = failure::own_prefix(evidence);
+    let at = Where::new(WhereSide::Local, Stage::Route).at(&failure::own_place(evidence, None));
+    let cause = format!("{local}, the connection's own address, is no address of this namespace any more");
+    Finding::new(Confidence::Likely, at, failure::headline(evidence, failure), cause)
+        .explain(format!(
+            "A connection keeps the address that it began with. {local} was taken away while the connection was up, so \
+             nothing of it can leave, and no answer can arrive. TCP tries again and again, and the application can only \
+             wait. New connections use another address and may work."
+        ))
+        .next("which addresses are there now?", format!("{prefix}ip -br addr"))
+        .next("who changes them? Watch it", format!("{prefix}ip -ts monitor address"))
+        .advise("a DHCP lease that changed, a VPN that was taken down, a failover of the address? Let the program connect anew")
 }
 
 fn sending(evidence: &Evidence, failure: Failure, errno: i32) -> Verdict {
@@ -121,6 +141,13 @@ mod tests {
     use crate::diagnoses::testing::{Case, Drop, here, there};
 
     const CODE: &str = "unreachable.martian-source";
+
+    #[test]
+    fn the_address_of_an_established_connection_goes_away() {
+        let (code, finding) = stuck().answer(foreign_source(libc::ENETUNREACH)).diagnosed();
+        assert_eq!((code, finding.confidence), (CODE, Confidence::Likely));
+        miss(stuck().answer(via(None)), CODE);
+    }
 
     #[test]
     fn bound_to_loopback() {

@@ -26,6 +26,13 @@ pub fn established(errno: i32) -> Case {
     Case::ending(TcpState::Established, TcpState::Close).errno(errno).lasted(60_000)
 }
 
+/// Closed by the application while unsent data waited for the fourth probe.
+pub fn stuck() -> Case {
+    Case::ending(TcpState::Established, TcpState::FinWait1)
+        .lasted(6000)
+        .tcp(|tcp| (tcp.unacked, tcp.probes_out, tcp.retransmits) = (Some(1), Some(4), Some(0)))
+}
+
 impl Case {
     pub fn ends(self, local: &str, peer: &str) -> Self {
         self.with(|e| (e.connection.local, e.connection.peer) = (address(local), address(peer)))

@@ -68,7 +68,8 @@ enum Culprit<'a> {
 fn check(evidence: &Evidence, kind: &Kind) -> Verdict {
     let Some(failure) = Failure::of(evidence) else { return Verdict::Healthy };
     let after_nat = evidence.unroutable_after_nat() == Some(kind.errno);
-    if !failure.is_call(&[kind.errno]) && !after_nat {
+    let stuck = failure::stuck(evidence, failure).is_some();
+    if !failure.is_call(&[kind.errno]) && !after_nat && !stuck {
         return Verdict::Healthy;
     }
     // Only such a route makes a table lookup end with this error; a rule ends the search before any.
@@ -99,6 +100,8 @@ fn check(evidence: &Evidence, kind: &Kind) -> Verdict {
         }
         None => (Confidence::Possible, Culprit::Unknown),
     };
+    // It may have come after what made the peer silent.
+    let confidence = if stuck && !seen { confidence.max(Confidence::Likely) } else { confidence };
     describe(evidence, failure, kind, confidence, culprit).found()
 }
 
@@ -121,6 +124,9 @@ fn describe(
     let at = Where::new(WhereSide::Local, Stage::Route).at(&failure::own_place(evidence, None));
     let outcome = match failure {
         Failure::Call { .. } => format!("The call failed at once and no packet left. {}", kind.remedy),
+        Failure::Established(_) => "The connection was up, and then nothing of it could leave: TCP tries again and again, \
+                                    and the application can only wait."
+            .to_owned(),
         _ => "That destination comes from NAT in hook output, where the SYN is lost without an error: the application \
               could only wait."
             .to_owned(),
@@ -179,7 +185,8 @@ fn route_text(evidence: &Evidence, name: &str, route: &Route) -> String {
 fn blackhole_in_router(evidence: &Evidence) -> Option<Verdict> {
     let failure = Failure::of(evidence)?;
     let silent = failure.late_errno(evidence).is_none();
-    if !failure.waited(evidence) || !silent || !failure::lookup_failed(evidence, &[libc::EINVAL], true) {
+    let sent = !matches!(failure, Failure::Call { connect: true, .. });
+    if !sent || !silent || !failure::lookup_failed(evidence, &[libc::EINVAL], true) {
         return None;
     }
     let dropped = evidence.timeline.iter().find_map(|moment| match &moment.what {
@@ -200,6 +207,9 @@ fn blackhole_in_router(evidence: &Evidence) -> Option<Verdict> {
         (None, Some(_)) => Confidence::Likely,
         (None, None) => Confidence::Possible,
     };
+    if confidence == Confidence::Possible && !failure.waited(evidence) {
+        return None;
+    }
     let seen = dropped.or(looked_up);
     let peer = failure::peer(evidence);
     let family = words::family_flag(peer);
@@ -227,10 +237,21 @@ fn blackhole_in_router(evidence: &Evidence) -> Option<Verdict> {
 
 #[cfg(test)]
 mod tests {
+
     use super::super::testing::*;
     use super::*;
     use crate::diagnoses::testing::{Case, Drop, address};
     use crate::track::{Ends, Hook};
+
+    #[test]
+    fn an_established_connection_is_cut_off() {
+        let case = || stuck().answer(failed(libc::EACCES, Some(RouteKind::Prohibit)));
+        let (code, finding) = case().diagnosed();
+        assert_eq!((code, finding.confidence), ("unreachable.prohibit-route", Confidence::Likely));
+        hit(case().route_failed(libc::EACCES, false), "unreachable.prohibit-route", Confidence::Certain);
+        let told = case().with(|e| e.connection.soft_errno = Some(libc::EHOSTUNREACH));
+        miss(told, "unreachable.prohibit-route");
+    }
 
     #[test]
     fn blackhole_is_named() {

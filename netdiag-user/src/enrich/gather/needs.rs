@@ -39,7 +39,7 @@ impl Needs {
         use TcpState::{CloseWait, Established, FinWait1, SynRecv, SynSent};
         match (&connection.end, connection.errno) {
             (_, Some(libc::EADDRINUSE)) => HOLDERS,
-            (End::CallFailed { call: Call::Bind }, Some(libc::EADDRNOTAVAIL)) => ADDRESS,
+            (End::CallFailed { call: Call::Bind }, Some(libc::EADDRNOTAVAIL | libc::EINVAL)) => ADDRESS,
             (End::CallFailed { call: Call::Bind }, _) => SETTINGS,
             (_, Some(libc::EADDRNOTAVAIL)) => PORTS,
             (End::CallFailed { .. } | End::SocketError, _) => WAY,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::diagnoses::Evidence;
-use crate::diagnoses::unreachable::failure;
+use crate::diagnoses::unreachable::failure::{self, Failure};
 use crate::probes::{DropRule, Packet, protocol};
 use crate::track::{Hook, Place, What};
 
@@ -137,4 +137,30 @@ fn rejected<'a>(evidence: &'a Evidence, made: &Place) -> Option<Rejected<'a>> {
         }
         _ => None,
     })
+}
+
+/// The error came right after the connection's own namespace dropped the packet by a rule that answers. Where an ICMP
+/// error is sent has no tracepoint for IPv6, nor on older kernels (net/ipv6/icmp.c icmp6_send), and this one is on no wire.
+pub(super) fn own_reject(evidence: &Evidence, failure: Failure) -> Option<(Class, Rejected<'_>, &Place)> {
+    let v6 = failure::peer(evidence).is_ipv6();
+    let class = match failure.late_errno(evidence)? {
+        libc::EACCES if v6 => Class::Prohibited,
+        libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EHOSTDOWN | libc::ENONET | libc::ENOPROTOOPT => {
+            Class::Unreachable
+        }
+        _ => return None,
+    };
+    let end_ns = evidence.connection.end_ns;
+    let drops = evidence.drops().filter(|(time_ns, _)| (*time_ns..=*time_ns + AT_ONCE_NS).contains(&end_ns));
+    let own = drops.filter_map(|(_, what)| match what {
+        What::Dropped { packet, reason, outgoing: true, hook, place, rule: Some(rule), .. }
+            if reason == "NETFILTER_DROP"
+                && rule.candidates().any(|rule| rule.rejects)
+                && !failure::elsewhere(evidence, place) =>
+        {
+            Some((class, Rejected { hook: *hook, packet, rule: Some(&**rule) }, place))
+        }
+        _ => None,
+    });
+    own.last()
 }
