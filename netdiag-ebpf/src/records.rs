@@ -185,6 +185,17 @@ pub struct TcpSummary {
     pub lingertime: u64,
 }
 
+/// A SYN that was dropped on this machine; all zero where there is none.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DroppedSyn {
+    pub tuple: Tuple,
+    pub time_ns: u64,
+    /// `skb_drop_reason`
+    pub reason: u32,
+    pub netns: u32,
+}
+
 /// A connection that ended badly, or any that the user asked for.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,6 +223,8 @@ pub struct ConnectionRecord {
     pub closer_tgid: u32,
     pub closer_uid: u32,
     pub closer_comm: [u8; 16],
+    /// The SYN from this source that was dropped right before, where the kernel ended the attempt.
+    pub dropped_syn: DroppedSyn,
     pub timeline: Timeline,
 }
 
@@ -555,7 +568,8 @@ sizes! {
     Timeline = 16 + 12 * STEPS;
     TcpSummary = 56;
     PacketInfo = 80;
-    ConnectionRecord = 232 + size_of::<Timeline>();
+    DroppedSyn = 56;
+    ConnectionRecord = 288 + size_of::<Timeline>();
     SuspectRecord = 120;
     DropRecord = 128 + 8 * STACK_DEPTH;
     FramesDropRecord = 24 + size_of::<DropRecord>() + 8 * FRAME_WORDS;

@@ -8,7 +8,7 @@ use crate::diagnoses::{self, Coverage, Evidence, leak};
 use crate::enrich::facts::NetnsFact;
 use crate::enrich::{netns, owners, process, queues};
 use crate::kernel::registry::{Probe, Weight};
-use crate::probes::Owner;
+use crate::probes::{Owner, Packet};
 use crate::track::{Connection, Due, End, Finished, Side, What};
 
 impl Engine {
@@ -70,6 +70,9 @@ impl Engine {
             self.look_at_drops(&mut evidence);
         }
         self.look_at_rules(&mut evidence);
+        if troubled {
+            self.look_at_nat(&mut evidence);
+        }
         self.name_interfaces(&mut evidence);
         let mut diagnosis = if troubled { diagnoses::diagnose(&evidence) } else { None };
         if let Some((_, finding)) = &diagnosis {
@@ -148,6 +151,23 @@ impl Engine {
                 self.firewall.look_again(place.netns, rule, now_ns());
             }
         }
+    }
+
+    /// A RST that answers the SYN takes the entry of connection tracking with it: where no packet was seen, only the rules
+    /// tell whether NAT sent it elsewhere.
+    fn look_at_nat(&mut self, evidence: &mut Evidence) {
+        let connection = &evidence.connection;
+        let refused = connection.errno == Some(libc::ECONNREFUSED) && connection.died_connecting();
+        let is_known = connection.before_nat.is_some()
+            || evidence.drops().next().is_some()
+            || evidence.syns_on_wire().next().is_some();
+        if !refused || is_known || connection.netns == 0 || self.shed.samples {
+            return;
+        }
+        let packet = Packet::syn(connection.tuple(), connection.netns);
+        let Self { firewall, comparisons, .. } = self;
+        let look = || firewall.translations(packet.netns, &packet, now_ns());
+        evidence.facts.nat_rules = comparisons.within(look);
     }
 
     /// tc does not know names: they are filled in here, by index and namespace.

@@ -36,10 +36,11 @@ use trace::Tracers;
 use verdict::{Question, Site, Verdict};
 
 use crate::enrich::changes::RuleName;
+use crate::enrich::facts::NatRule;
 use crate::enrich::reach::Reach;
 use crate::kernel::btf::Btf;
 use crate::kernel::peek::Pages;
-use crate::probes::{Drop, DropRule, Engine, Frames, Snapshot};
+use crate::probes::{Drop, DropRule, Engine, Frames, Packet, Snapshot};
 use crate::track::Hook;
 
 /// Pages of the kernel's memory that are read for one drop: a chain of some ten thousand rules.
@@ -159,6 +160,21 @@ impl Firewall {
             }
         }
         drop.rule = Some(Box::new(rule));
+    }
+
+    /// The rules of this network namespace that may give a packet of its own another destination, in hook `output`.
+    /// `now_ns`: `CLOCK_MONOTONIC`.
+    pub fn translations(&mut self, netns: u32, packet: &Packet, now_ns: u64) -> Vec<NatRule> {
+        let subject = Subject { packet, hook: Hook::Output };
+        let found = self.fallback.translations(netns.into(), &subject, now_ns);
+        let rule = |found: matching::Found| NatRule {
+            family: found.family,
+            table: found.table,
+            chain: found.chain,
+            handle: found.rule.and_then(|rule| rule.handle),
+            to: found.to,
+        };
+        found.into_iter().map(rule).collect()
     }
 
     /// Reads the counters by which the rules of iptables-legacy are told apart in this network namespace (inode

@@ -124,7 +124,7 @@ impl Gatherer {
         }
         if !self.may_gather(now) {
             self.skipped += 1;
-            return about_connection(connection, samples, false);
+            return Facts { not_looked_up: needs.names(), ..about_connection(connection, samples, false) };
         }
         let facts = gather(connection, samples);
         let done = clock();
