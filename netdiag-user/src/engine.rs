@@ -63,6 +63,9 @@ impl Explained {
 
 /// Records taken at a time: finishing what is due must not wait for the end of a flood.
 const BATCH: usize = 4096;
+/// Connections told at a time: the ring buffer must not wait for the end of a burst of failures.
+const TOLD_AT_A_TIME: u32 = 64;
+
 /// Whether a connection may still be one that the user asked about.
 struct Prefilter(Box<dyn Fn(&Connection) -> bool>);
 
@@ -328,7 +331,12 @@ impl Engine {
 
     fn tell_due<E>(&mut self, now: u64, mut tell: impl FnMut(Explained) -> Result<(), E>) -> Result<(), E> {
         let mut due = self.tracker.take_due(now);
+        let mut told = 0_u32;
         while let Some(finished) = self.next_finished(&mut due) {
+            told += 1;
+            if told.is_multiple_of(TOLD_AT_A_TIME) {
+                self.take_records();
+            }
             if let Some(explained) = self.explain(finished) {
                 tell(explained)?;
             }

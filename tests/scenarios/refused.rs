@@ -47,8 +47,8 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::hit(NO_LISTENER, "bound_but_not_listening", bound_but_not_listening),
     Scenario::hit(NO_LISTENER, "only_udp_has_the_port", only_udp_has_the_port),
     Scenario::hit(NO_LISTENER, "grandchild", grandchild),
-    Scenario::hit(NO_LISTENER, "burst_v4", || burst::many_ports(Family::V4)).needs(PYTHON),
-    Scenario::hit(NO_LISTENER, "burst_v6", || burst::many_ports(Family::V6)).needs(PYTHON),
+    Scenario::hit(NO_LISTENER, "burst_v4", || burst::not_listening(Family::V4, 20_000)).needs(PYTHON),
+    Scenario::hit(NO_LISTENER, "burst_v6", || burst::not_listening(Family::V6, 20_000)).needs(PYTHON),
     Scenario::near_miss(NO_LISTENER, "burst_rejected", || burst::rejected_without_listener(22_000))
         .needs(PYTHON_NFT),
     Scenario::hit(REJECT, "burst_v4", || burst::rejected(Family::V4, 18143)).needs(PYTHON_NFT),

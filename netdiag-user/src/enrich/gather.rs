@@ -14,6 +14,7 @@ use crate::track::{Connection, Side};
 
 mod cache;
 pub(crate) mod in_the_way;
+mod known;
 mod needs;
 
 pub use cache::Gatherer;
@@ -50,7 +51,7 @@ const PEER_SETTINGS: &[&str] = &[
 /// very many open files much longer, as the holders of sockets are looked for in `/proc`: [`Gatherer`] bounds
 /// that.
 pub fn gather(connection: &Connection, samples: Vec<QueueSample>) -> Facts {
-    let mut facts = about_connection(connection, samples, true);
+    let mut facts = about_connection(connection, samples);
     let needs = Needs::of(connection);
     if needs.own_namespace()
         && let Some(netns) = netns::find(connection.netns.into())
@@ -72,11 +73,10 @@ pub fn gather(connection: &Connection, samples: Vec<QueueSample>) -> Facts {
 }
 
 /// What differs between connections that fail in the same way.
-fn about_connection(connection: &Connection, queue_samples: Vec<QueueSample>, with_process: bool) -> Facts {
-    let owner = connection.owner.as_ref().filter(|_| with_process);
+fn about_connection(connection: &Connection, queue_samples: Vec<QueueSample>) -> Facts {
     Facts {
         netns: (connection.netns != 0).then(|| netns_fact(connection.netns.into())),
-        process: owner.and_then(process::of_owner),
+        process: connection.owner.as_ref().and_then(process::of_owner),
         queue_samples,
         ..Facts::default()
     }

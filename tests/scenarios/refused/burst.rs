@@ -53,10 +53,18 @@ fn all_are(report: &Report, host: &Namespace, code: &str, count: u64) -> Result<
     Ok(())
 }
 
-pub fn many_ports(family: Family) -> Result<()> {
+/// Many ports, and one port many times.
+pub fn not_listening(family: Family, port: u16) -> Result<()> {
+    for (count, step) in [(PORTS, 1), (AGAIN, 0)] {
+        all_certain(&client(family, port, count, step), count)?;
+    }
+    Ok(())
+}
+
+fn all_certain(command: &Command, count: u16) -> Result<()> {
     let host = Namespace::new("host")?;
-    let report = watched(&host, &client(family, 20_000, PORTS, 1), NO_LISTENER)?;
-    all_are(&report, &host, NO_LISTENER, PORTS.into())?;
+    let report = watched(&host, command, NO_LISTENER)?;
+    all_are(&report, &host, NO_LISTENER, count.into())?;
     let surely = report.diagnoses.iter().all(|one| one["confidence"] == "certain");
     ensure!(surely, "{}", report.dump());
     Ok(())

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::{about_connection, gather, needs::Needs};
+use super::known::Known;
+use super::{gather, needs::Needs};
 use crate::enrich::facts::{Facts, QueueSample};
 use crate::track::{Connection, End, Side};
 
@@ -71,6 +72,7 @@ pub struct Gatherer {
     gathered: u32,
     spent: Duration,
     skipped: u64,
+    known: Known,
     generous: bool,
 }
 
@@ -86,7 +88,7 @@ impl Gatherer {
 
     /// As [`gather`]; what was learnt less than a second ago for the same failure (namespaces, addresses,
     /// errno and end) is used again. Beyond 50 times a second, or a quarter of a second spent in each, only
-    /// the name of the namespace and the samples are given, and [`skipped`](Self::skipped) counts it.
+    /// what is at hand is given, and [`skipped`](Self::skipped) counts it.
     pub fn gather(&mut self, connection: &Connection, samples: Vec<QueueSample>) -> Facts {
         self.gather_by(connection, samples, Instant::now, gather)
     }
@@ -114,7 +116,7 @@ impl Gatherer {
         }
         let key = Key::new(connection, needs);
         if let Some(entry) = self.recent.iter().find(|entry| entry.key == key) {
-            let own = about_connection(connection, samples, true);
+            let own = self.known.about(connection, samples, true, now);
             return Facts {
                 netns: own.netns,
                 process: own.process,
@@ -124,7 +126,8 @@ impl Gatherer {
         }
         if !self.may_gather(now) {
             self.skipped += 1;
-            return Facts { not_looked_up: needs.names(), ..about_connection(connection, samples, false) };
+            let own = self.known.about(connection, samples, false, now);
+            return Facts { not_looked_up: needs.names(), ..own };
         }
         let facts = gather(connection, samples);
         let done = clock();
@@ -155,6 +158,7 @@ mod tests {
 
     use super::super::tests::connection;
     use super::*;
+    use crate::enrich::facts::LISTENERS;
 
     struct Bench {
         gatherer: Gatherer,
@@ -219,6 +223,7 @@ mod tests {
         for port in 1..=60 {
             let facts = bench.gather(&failed(port));
             assert_eq!(facts.route_text.is_some(), port <= 50);
+            assert_eq!(facts.is_not_looked_up(LISTENERS), port > 50);
             assert_eq!(facts.netns.is_some(), port > 50, "the stand-in knows none");
         }
         assert_eq!((bench.calls.get(), bench.gatherer.skipped()), (50, 10));
