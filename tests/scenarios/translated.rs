@@ -31,6 +31,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::hit("refused.no-listener", "redirected_watched", redirected_watched).needs(NFT),
     Scenario::hit("refused.peer-no-listener", "translated_watched_v4", || behind_nat(V4)).needs(TUN),
     Scenario::hit("refused.peer-no-listener", "translated_watched_v6", || behind_nat(V6)).needs(TUN),
+    Scenario::hit("refused.peer-no-listener", "translated_by_its_host", behind_nat_of_its_host).needs(TUN),
     Scenario::hit("refused.peer-no-listener", "own_address_translated", own_address).needs(TUN),
     Scenario::near_miss("refused.peer-no-listener", "translated_other_port_watched", other_port_watched)
         .needs(TUN),
@@ -150,6 +151,24 @@ fn behind_nat(family: Family) -> Result<()> {
         .mentions("/explanation", " services out handle ")?
         .has("/alternatives/0", "refused.no-listener")?
         .mentions("/next_steps/0/command", "nft -a list chain")?;
+    Ok(())
+}
+
+/// The client is a container; NAT is that of the host, where netdiag is.
+fn behind_nat_of_its_host() -> Result<()> {
+    let net = Topology::new()?;
+    let _remote = Remote::start(&net.router, &[])?;
+    let rule = format!("ip daddr {} tcp dport 80 dnat to {}", service(V4).ip(), V4.remote(8080));
+    net.router.nft(&format!(
+        "table ip services {{ chain pre {{ type nat hook prerouting priority -100; {rule}; }}; }}"
+    ))?;
+    let watch = Watch::start_inside(&[&net.router, &net.client], &[])?;
+    net.client.run(&connect(service(V4))?)?.exits(1)?;
+    let report = watch.stop()?;
+    let found = report.the_only("refused.peer-no-listener")?.has("/confidence", "possible")?;
+    found
+        .mentions("/summary", &V4.remote(8080).to_string())?
+        .has("/next_steps/0/command", "nft -a list chain ip services pre")?;
     Ok(())
 }
 

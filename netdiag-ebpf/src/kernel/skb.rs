@@ -174,20 +174,11 @@ pub fn place(skb: *const c_void, sk: Option<*const c_void>, packet: &mut PacketI
     0
 }
 
-/// Inode number of the network namespace that a packet without a socket is in; 0 where it is not known. As [`place`].
+/// Inode number of the network namespace of a packet's device; 0 where it is not known. [`place`] knows more.
 #[inline(always)]
 pub fn netns(skb: *const c_void) -> u32 {
-    let of = |dev| probe_pointer(dev, Field::DevNet).map_or(0, netns_inum);
-    match probe_pointer(skb, Field::SkbDev).map_or(0, of) {
-        0 => {
-            let refdst = probe::<u64>(skb, Field::SkbDst).unwrap_or(0) & SKB_DST_PTRMASK;
-            if refdst == 0 {
-                return 0;
-            }
-            probe_pointer(refdst as *const c_void, Field::DstDev).map_or(0, of)
-        }
-        inum => inum,
-    }
+    let net = probe_pointer(skb, Field::SkbDev).and_then(|dev| probe_pointer(dev, Field::DevNet));
+    net.map_or(0, netns_inum)
 }
 
 /// Tells where a packet is from other places: by its device, or by the namespace of its socket.

@@ -9,7 +9,7 @@ use crate::enrich::facts::NetnsFact;
 use crate::enrich::{netns, owners, process, queues};
 use crate::kernel::registry::{Probe, Weight};
 use crate::probes::{Owner, Packet};
-use crate::track::{Connection, Due, End, Finished, Side, What};
+use crate::track::{Connection, Due, End, Finished, Hook, Side, What};
 
 impl Engine {
     /// The next connection of these. What NAT made of it is looked up only where it failed, and somebody wants to know.
@@ -166,7 +166,18 @@ impl Engine {
         }
         let packet = Packet::syn(connection.tuple(), connection.netns);
         let Self { firewall, comparisons, .. } = self;
-        let look = || firewall.translations(packet.netns, &packet, now_ns());
+        let own = u64::from(packet.netns);
+        let look = || {
+            let mut rules = firewall.translations(own, Hook::Output, &packet, now_ns());
+            // Containers leave the machine by way of the host.
+            let host = netns::current_inode().filter(|host| *host != own);
+            if let (true, Some(host)) = (rules.is_empty(), host)
+                && firewall.joins(host, packet.netns)
+            {
+                rules = firewall.translations(host, Hook::Prerouting, &packet, now_ns());
+            }
+            rules
+        };
         evidence.facts.nat_rules = comparisons.within(look);
     }
 

@@ -129,6 +129,8 @@ pub struct Holder {
 /// A rule that may give what a connection sends another destination.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NatRule {
+    /// Inode number of its network namespace.
+    pub netns: u64,
     /// As nftables names it: `ip`, `inet`.
     pub family: String,
     pub table: String,
@@ -190,8 +192,8 @@ pub struct Facts {
     pub peer_before: Option<PeerBefore>,
     /// More about the owner.
     pub process: Option<Process>,
-    /// Rules of the connection's own namespace that may have sent its SYN elsewhere, where nothing else tells. `None`: not
-    /// looked up.
+    /// Rules of the connection's own namespace, and of netdiag's where links join the two, that may have sent its SYN
+    /// elsewhere, where nothing else tells. `None`: not looked up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nat_rules: Option<Vec<NatRule>>,
     /// The name that the process looked the peer up by.

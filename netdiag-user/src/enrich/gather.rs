@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use super::facts::{Facts, NetnsFact, QueueSample};
 use super::listeners::{Listener, Search, Surroundings};
-use super::netns::{self, NetnsHandle};
+use super::netns::{self, Listing, Namespaces, NetnsHandle};
 use super::routes::{self, Route, RouteAnswer, RouteKind};
 use super::sockets::Protocol;
 use super::{links, neighbours, process, route_text, sysctl};
@@ -51,6 +52,11 @@ const PEER_SETTINGS: &[&str] = &[
 /// very many open files much longer, as the holders of sockets are looked for in `/proc`: [`Gatherer`] bounds
 /// that.
 pub fn gather(connection: &Connection, samples: Vec<QueueSample>) -> Facts {
+    gather_among(connection, samples, &Listing::default())
+}
+
+/// As [`gather`], with a list of namespaces that may have been read already.
+fn gather_among(connection: &Connection, samples: Vec<QueueSample>, listing: &Listing) -> Facts {
     let mut facts = about_connection(connection, samples);
     let needs = Needs::of(connection);
     if needs.own_namespace()
@@ -67,7 +73,7 @@ pub fn gather(connection: &Connection, samples: Vec<QueueSample>) -> Facts {
         }
     }
     if needs.peer {
-        about_peer(connection, &mut facts);
+        about_peer(connection, listing.after(connection.end_ns), &mut facts);
     }
     facts
 }
@@ -133,9 +139,9 @@ fn names(facts: &Facts) -> HashMap<u32, String> {
     links.map(|link| (link.ifindex, link.name.clone())).collect()
 }
 
-fn about_peer(connection: &Connection, facts: &mut Facts) {
+fn about_peer(connection: &Connection, namespaces: Rc<Namespaces>, facts: &mut Facts) {
     let peer = connection.peer;
-    let around = Surroundings::of(connection.netns.into());
+    let around = Surroundings::of(connection.netns.into(), namespaces);
     let Search { found: found_at, incomplete } = around.where_is(peer.ip());
     facts.listeners_incomplete = incomplete;
     facts.peer_ambiguous = found_at.len() > 1;

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use super::super::words::{host_port, in_netns, netns_phrase};
 use super::super::{Confidence, Evidence, Finding, Stage, Verdict, Where, WhereSide};
-use super::{has_icmp, is_udp, refused_by_an_end, request, sent_on, was_reset};
+use super::nat::sent_on;
+use super::{has_icmp, is_udp, refused_by_an_end, request, was_reset};
 use crate::enrich::facts::LISTENERS;
 use crate::enrich::listeners::Listener;
 use crate::enrich::sockets::Protocol;

@@ -3,6 +3,7 @@
 mod backlog;
 mod firewall;
 mod listener;
+mod nat;
 mod peer;
 mod remote;
 mod service;
@@ -10,7 +11,6 @@ mod service;
 mod tests;
 
 use super::{Diagnosis, Evidence};
-use crate::enrich::facts::NatRule;
 use crate::probes::{DropRule, protocol};
 use crate::track::{Side, What};
 
@@ -113,12 +113,6 @@ fn rejected(evidence: &Evidence) -> bool {
     });
     let socket = last(|reason, _| reason == "NO_SOCKET");
     filter.is_some_and(|filter| socket.is_none_or(|socket| socket < filter))
-}
-
-/// A rule of NAT that may have sent the request elsewhere, where no packet of it was seen.
-fn sent_on(evidence: &Evidence) -> Option<&NatRule> {
-    let seen = evidence.connection.before_nat.is_some() || evidence.drops().next().is_some();
-    evidence.facts.nat_rules.iter().flatten().next().filter(|_| !seen)
 }
 
 /// Whether a RST ended it.

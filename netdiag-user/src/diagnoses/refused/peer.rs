@@ -2,8 +2,9 @@
 
 use super::super::words::{host_port, in_netns};
 use super::super::{Confidence, Evidence, Finding, Stage, Verdict, Where, WhereSide};
-use super::{has_icmp, is_udp, refused_by_an_end, sent_on, was_reset};
-use crate::enrich::facts::{LISTENERS, NatRule};
+use super::nat::{self, sent_on};
+use super::{has_icmp, is_udp, refused_by_an_end, was_reset};
+use crate::enrich::facts::LISTENERS;
 use crate::probes::{Packet, protocol};
 use crate::track::{Place, What};
 
@@ -28,7 +29,7 @@ fn by_reset(evidence: &Evidence) -> Verdict {
         return Verdict::Healthy;
     }
     if let Some(rule) = sent_on(evidence) {
-        return behind_nat(evidence, rule).found();
+        return nat::behind(evidence, rule).found();
     }
     let seen = evidence.find(|what| match what {
         What::Wire { packet, outgoing: false, place } if packet.is_rst() => Some((packet, place)),
@@ -56,42 +57,6 @@ fn by_reset(evidence: &Evidence) -> Verdict {
     explanation += " A firewall or load balancer on the way that rejects with RST looks the same from here.";
     let confidence = if reset && known { Confidence::Likely } else { Confidence::Possible };
     finding(evidence, confidence, seen.map(|(_, place)| place), explanation, "RST").found()
-}
-
-/// NAT of this machine may have sent the SYN to another end, which then answered.
-fn behind_nat(evidence: &Evidence, rule: &NatRule) -> Finding {
-    let peer = host_port(evidence.connection.peer);
-    let NatRule { family, table, chain, handle, .. } = rule;
-    let one = evidence.facts.nat_rules.iter().flatten().count() == 1;
-    let to = rule.to.as_deref().filter(|_| one).map(|to| format!(" to {to}")).unwrap_or_default();
-    let prefix = in_netns(evidence.facts.netns.as_ref().and_then(|netns| netns.name.as_deref()));
-    let named = match handle {
-        Some(handle) => format!("{family} {table} {chain} handle {handle}"),
-        None => format!("table {table}, chain {chain}"),
-    };
-    let listing = match (handle, family.as_str()) {
-        (Some(_), _) => format!("{prefix}nft -a list chain {family} {table} {chain}"),
-        (None, "ip6") => format!("{prefix}ip6tables-legacy-save -t {table}"),
-        (None, _) => format!("{prefix}iptables-legacy-save -t {table}"),
-    };
-    Finding::new(
-        Confidence::Possible,
-        Where::new(WhereSide::Unknown, Stage::Remote),
-        "refused",
-        format!("who answered says that nothing listens: NAT of this machine may send {peer} on{to}"),
-    )
-    .explain(format!(
-        "The SYN was answered with RST, as by a host that has no listener on that port. A rule of NAT on this machine \
-         ({named}) fits what goes to {peer} and sends it on{to}, so it was probably the end there that answered. It is not \
-         known for sure: the packets were not watched, and connection tracking forgets a connection that is reset at once."
-    ))
-    .next("see where the rule sends it", listing)
-    .next(
-        "watch NAT at the next attempt",
-        format!("{prefix}conntrack -E -p tcp --orig-port-dst {}", evidence.connection.peer.port()),
-    )
-    .advise("on the host where it is sent to, see what listens; start the service there, or correct the rule")
-    .or(&["refused.no-listener", "refused.firewall-reject"])
 }
 
 fn by_icmp(evidence: &Evidence) -> Verdict {

@@ -1,6 +1,6 @@
 use super::super::testing::{ACK, CLIENT_NETNS, Case, Drop, PEER_NETNS, RST, SYN, address, here, there};
 use super::super::{Confidence, Evidence, Finding, Verdict, WhereSide};
-use crate::enrich::facts::{NatRule, NetnsFact};
+use crate::enrich::facts::NetnsFact;
 use crate::enrich::listeners::Listener;
 use crate::enrich::process::Process;
 use crate::enrich::sockets::Protocol;
@@ -187,37 +187,6 @@ fn a_reset_where_somebody_listens_is_perhaps_a_rules() {
     assert_eq!(refused().asked(REJECT), Verdict::Healthy, "the peer is another machine");
     let dropped = refused().peer_on_this_machine().dropped(0, no_socket());
     assert_eq!(dropped.asked(REJECT), Verdict::Healthy);
-}
-
-#[test]
-fn who_answered_behind_nat_is_not_known() {
-    let rule = |to: Option<&str>| NatRule {
-        family: "ip".into(),
-        table: "services".into(),
-        chain: "out".into(),
-        handle: Some(4),
-        to: to.map(str::to_owned),
-    };
-    let nat = |case: Case, rules: Vec<NatRule>| case.with(|e| e.facts.nat_rules = Some(rules));
-    let (code, confidence, finding) = best(nat(refused(), vec![rule(Some("10.0.9.9:80"))]));
-    assert_eq!((code, confidence), ("refused.peer-no-listener", Confidence::Possible));
-    assert_eq!(finding.alternatives, ["refused.no-listener", "refused.firewall-reject"]);
-    assert!(finding.cause.ends_with("NAT of this machine may send 10.0.2.2:8080 on to 10.0.9.9:80"));
-    assert_eq!(finding.next_steps[0].command.as_deref(), Some("nft -a list chain ip services out"));
-    // Of several nobody knows which.
-    let several = vec![rule(Some("10.0.9.9:80")), rule(Some("10.0.9.8:80"))];
-    let (_, _, finding) = best(nat(refused(), several));
-    assert!(finding.cause.ends_with("may send 10.0.2.2:8080 on"), "{}", finding.cause);
-    // An address of this machine says nothing then, whoever listens there.
-    let here = || refused().peer_on_this_machine();
-    for case in [here(), here().listeners(&[])] {
-        let (code, confidence, _) = best(nat(case, vec![rule(None)]));
-        assert_eq!((code, confidence), ("refused.peer-no-listener", Confidence::Possible));
-    }
-    // No rule fits, or the SYN itself was seen.
-    assert_eq!(best(nat(refused(), Vec::new())).1, Confidence::Likely);
-    let (code, confidence, _) = best(nat(refused_here(), vec![rule(None)]));
-    assert_eq!((code, confidence), ("refused.no-listener", Confidence::Certain));
 }
 
 #[test]

@@ -162,12 +162,12 @@ impl Firewall {
         drop.rule = Some(Box::new(rule));
     }
 
-    /// The rules of this network namespace that may give a packet of its own another destination, in hook `output`.
+    /// The rules of this network namespace (inode number) that may give a packet another destination in this hook.
     /// `now_ns`: `CLOCK_MONOTONIC`.
-    pub fn translations(&mut self, netns: u32, packet: &Packet, now_ns: u64) -> Vec<NatRule> {
-        let subject = Subject { packet, hook: Hook::Output };
-        let found = self.fallback.translations(netns.into(), &subject, now_ns);
+    pub fn translations(&mut self, netns: u64, hook: Hook, packet: &Packet, now_ns: u64) -> Vec<NatRule> {
+        let found = self.fallback.translations(netns, &Subject { packet, hook }, now_ns);
         let rule = |found: matching::Found| NatRule {
+            netns,
             family: found.family,
             table: found.table,
             chain: found.chain,

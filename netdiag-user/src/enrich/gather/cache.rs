@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::gather_among;
 use super::known::Known;
-use super::{gather, needs::Needs};
+use super::needs::Needs;
 use crate::enrich::facts::{Facts, QueueSample};
+use crate::enrich::netns::Listing;
 use crate::track::{Connection, End, Side};
 
 /// Answers younger than this are given again.
@@ -63,7 +65,7 @@ struct Entry {
     facts: Facts,
 }
 
-/// Gathers facts like [`gather`], but at a bounded rate and with a memory of one second.
+/// Gathers facts like [`gather`](super::gather), but at a bounded rate and with a memory of one second.
 #[derive(Debug, Default)]
 pub struct Gatherer {
     /// Oldest first.
@@ -73,6 +75,7 @@ pub struct Gatherer {
     spent: Duration,
     skipped: u64,
     known: Known,
+    listing: Listing,
     generous: bool,
 }
 
@@ -86,10 +89,12 @@ impl Gatherer {
         Self { generous: true, ..Self::default() }
     }
 
-    /// As [`gather`]; what was learnt less than a second ago for the same failure (namespaces, addresses,
+    /// As [`gather`](super::gather); what was learnt less than a second ago for the same failure (namespaces, addresses,
     /// errno and end) is used again. Beyond 50 times a second, or a quarter of a second spent in each, only
     /// what is at hand is given, and [`skipped`](Self::skipped) counts it.
     pub fn gather(&mut self, connection: &Connection, samples: Vec<QueueSample>) -> Facts {
+        let listing = self.listing.clone();
+        let gather = |connection: &Connection, samples| gather_among(connection, samples, &listing);
         self.gather_by(connection, samples, Instant::now, gather)
     }
 
