@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::dropped_at::{self, Asks};
 use super::{Engine, Explained, Prefilter, now_ns};
 use crate::diagnoses::{self, Coverage, Evidence, leak};
-use crate::enrich::facts::NetnsFact;
+use crate::enrich::facts::{NAT, NetnsFact};
 use crate::enrich::{netns, owners, process, queues};
 use crate::kernel::registry::{Probe, Weight};
 use crate::probes::{Owner, Packet};
@@ -178,7 +178,11 @@ impl Engine {
             }
             rules
         };
-        evidence.facts.nat_rules = comparisons.within(look);
+        let facts = &mut evidence.facts;
+        facts.nat_rules = comparisons.within(look);
+        if facts.nat_rules.is_none() {
+            facts.not_looked_up.push(NAT.to_owned());
+        }
     }
 
     /// tc does not know names: they are filled in here, by index and namespace.

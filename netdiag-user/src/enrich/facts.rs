@@ -206,6 +206,8 @@ pub struct Facts {
 
 /// Whose the peer's address is and what listens there, in [`Facts::not_looked_up`].
 pub const LISTENERS: &str = "listeners";
+/// [`Facts::nat_rules`], in [`Facts::not_looked_up`].
+pub const NAT: &str = "nat";
 
 impl Facts {
     pub fn is_not_looked_up(&self, what: &str) -> bool {

@@ -63,7 +63,7 @@ pub struct CoveragePart {
     /// What the agent did without to keep within its budget: `wire`, `samples`, `owners`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub shed: Vec<String>,
-    /// What was not looked up, as so many connections failed at once: `listeners`, `route`, `links`, `settings`, `holders`.
+    /// What was not looked up, as so many connections failed at once: `listeners`, `route`, `links`, `settings`, `holders`, `nat`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub not_looked_up: Vec<String>,
 }

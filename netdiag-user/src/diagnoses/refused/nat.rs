@@ -52,6 +52,7 @@ pub(super) fn behind(evidence: &Evidence, rule: &NatRule) -> Finding {
 mod tests {
     use super::super::super::testing::{Case, Drop, there};
     use super::*;
+    use crate::enrich::facts::NAT;
     use crate::track::What;
 
     fn refused() -> Case {
@@ -91,6 +92,8 @@ mod tests {
         }
         // No rule fits, or the SYN itself was seen.
         assert_eq!(best(nat(refused(), Vec::new())).1, Confidence::Likely);
+        let unknown = refused().with(|e| e.facts.not_looked_up.push(NAT.to_owned()));
+        assert_eq!(best(unknown).1, Confidence::Possible);
         let no_socket = Drop::syn("NO_SOCKET", "tcp_v4_rcv").place(there());
         let (code, confidence, _) = best(nat(
             here().with(|e| e.facts.listeners = Some(Vec::new())).dropped(0, no_socket),

@@ -4,7 +4,7 @@ use super::super::words::{host_port, in_netns};
 use super::super::{Confidence, Evidence, Finding, Stage, Verdict, Where, WhereSide};
 use super::nat::{self, sent_on};
 use super::{has_icmp, is_udp, refused_by_an_end, was_reset};
-use crate::enrich::facts::LISTENERS;
+use crate::enrich::facts::{LISTENERS, NAT};
 use crate::probes::{Packet, protocol};
 use crate::track::{Place, What};
 
@@ -55,7 +55,8 @@ fn by_reset(evidence: &Evidence) -> Verdict {
         explanation += &arrived(packet, place);
     }
     explanation += " A firewall or load balancer on the way that rejects with RST looks the same from here.";
-    let confidence = if reset && known { Confidence::Likely } else { Confidence::Possible };
+    let surely_there = known && !evidence.facts.is_not_looked_up(NAT);
+    let confidence = if reset && surely_there { Confidence::Likely } else { Confidence::Possible };
     finding(evidence, confidence, seen.map(|(_, place)| place), explanation, "RST").found()
 }
 
@@ -123,7 +124,7 @@ fn finding(
         format!("{}tcpdump -nvi {} '{filter}'", in_netns(netns), interface.unwrap_or("any")),
     )
     .advise("start the service on the peer, or correct the address or port in the client");
-    if evidence.peer_is_local().is_none() {
+    if evidence.peer_is_local().is_none() || evidence.facts.is_not_looked_up(NAT) {
         finding = finding.or(&["refused.no-listener", "refused.firewall-reject"]);
     }
     finding
