@@ -3,6 +3,7 @@
 #![no_main]
 
 mod answer;
+mod dropped_syns;
 mod kernel;
 mod limits;
 mod maps;

@@ -63,6 +63,9 @@ impl Explained {
 
 /// Records taken at a time: finishing what is due must not wait for the end of a flood.
 const BATCH: usize = 4096;
+/// Connections are told for so long at a time: the ring buffer must not wait for the end of a burst of failures.
+const TELL_NS: u64 = 5_000_000;
+
 /// Whether a connection may still be one that the user asked about.
 struct Prefilter(Box<dyn Fn(&Connection) -> bool>);
 
@@ -327,7 +330,12 @@ impl Engine {
 
     fn tell_due<E>(&mut self, now: u64, mut tell: impl FnMut(Explained) -> Result<(), E>) -> Result<(), E> {
         let mut due = self.tracker.take_due(now);
+        let mut taken_ns = now_ns();
         while let Some(finished) = self.next_finished(&mut due) {
+            if now_ns().saturating_sub(taken_ns) >= TELL_NS {
+                self.take_records();
+                taken_ns = now_ns();
+            }
             if let Some(explained) = self.explain(finished) {
                 tell(explained)?;
             }

@@ -9,6 +9,7 @@ use netdiag_tests::netdiag::{Report, Run};
 use netdiag_tests::remote::Sender;
 use netdiag_tests::scenario::{Need, Scenario};
 
+mod burst;
 mod elsewhere;
 mod no_listener;
 mod overflow;
@@ -31,6 +32,7 @@ const NC: &[Need] = &[Need::Tool("nc")];
 const NFT: &[Need] = &[Need::Nftables];
 const CURL_NFT: &[Need] = &[Need::Tool("curl"), Need::Nftables];
 const NC_NFT: &[Need] = &[Need::Tool("nc"), Need::Nftables];
+const PYTHON_NFT: &[Need] = &[Need::Python, Need::Nftables];
 const TUN: &[Need] = &[Need::Tun];
 const CURL_TUN: &[Need] = &[Need::Tool("curl"), Need::Tun];
 const PYTHON_TC: &[Need] = &[Need::Python, Need::Tool("tc")];
@@ -45,6 +47,12 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::hit(NO_LISTENER, "bound_but_not_listening", no_listener::bound_but_not_listening),
     Scenario::hit(NO_LISTENER, "only_udp_has_the_port", no_listener::only_udp_has_the_port),
     Scenario::hit(NO_LISTENER, "grandchild", no_listener::grandchild),
+    Scenario::hit(NO_LISTENER, "burst_v4", || burst::not_listening(Family::V4, 20_000)).needs(PYTHON),
+    Scenario::hit(NO_LISTENER, "burst_v6", || burst::not_listening(Family::V6, 20_000)).needs(PYTHON),
+    Scenario::near_miss(NO_LISTENER, "burst_rejected", || burst::rejected_without_listener(22_000))
+        .needs(PYTHON_NFT),
+    Scenario::hit(REJECT, "burst_v4", || burst::rejected(Family::V4, 18143)).needs(PYTHON_NFT),
+    Scenario::hit(REJECT, "burst_v6", || burst::rejected(Family::V6, 18144)).needs(PYTHON_NFT),
     Scenario::near_miss(NO_LISTENER, "somebody_listens", no_listener::somebody_listens),
     Scenario::near_miss(NO_LISTENER, "firewall_rejects_v4", || no_listener::firewall_rejects(Family::V4))
         .needs(&[Need::Nftables]),

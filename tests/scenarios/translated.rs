@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use netdiag_tests::clients::{connect, curl, steps};
 use netdiag_tests::net::Family::{self, V4, V6};
 use netdiag_tests::net::{Namespace, Topology};
-use netdiag_tests::netdiag::{Diagnosis, Watch};
+use netdiag_tests::netdiag::{Diagnosis, Report, Watch};
 use netdiag_tests::remote::{Behaviour, Remote};
 use netdiag_tests::scenario::{Need, Scenario};
 use netdiag_tests::{servers, tools};
@@ -26,6 +26,15 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::hit("refused.no-listener", "translated_v6", || closed_port_here(V6)).needs(NFT),
     Scenario::hit("refused.no-listener", "redirected_v4", || redirected(V4)).needs(NFT),
     Scenario::hit("refused.no-listener", "redirected_v6", || redirected(V6)).needs(NFT),
+    Scenario::hit("refused.no-listener", "translated_watched_v4", || closed_port_watched(V4)).needs(NFT),
+    Scenario::hit("refused.no-listener", "translated_watched_v6", || closed_port_watched(V6)).needs(NFT),
+    Scenario::hit("refused.no-listener", "redirected_watched", redirected_watched).needs(NFT),
+    Scenario::hit("refused.peer-no-listener", "translated_watched_v4", || behind_nat(V4)).needs(TUN),
+    Scenario::hit("refused.peer-no-listener", "translated_watched_v6", || behind_nat(V6)).needs(TUN),
+    Scenario::hit("refused.peer-no-listener", "translated_by_its_host", behind_nat_of_its_host).needs(TUN),
+    Scenario::hit("refused.peer-no-listener", "own_address_translated", own_address).needs(TUN),
+    Scenario::near_miss("refused.peer-no-listener", "translated_other_port_watched", other_port_watched)
+        .needs(TUN),
     Scenario::hit("timeout.firewall-drop", "translated_output", || dropped_in_output(V4)).needs(CURL),
     Scenario::hit("timeout.firewall-drop", "translated_forward_v4", || dropped_in_router(V4)).needs(CURL),
     Scenario::hit("timeout.firewall-drop", "translated_forward_v6", || dropped_in_router(V6)).needs(CURL),
@@ -99,6 +108,93 @@ fn closed_port(family: Family) -> Result<()> {
     let report = net.netdiag_run(&connect(service(family))?)?;
     let found = report.exits(1)?.the_only("refused.peer-no-listener")?.errno(Some("ECONNREFUSED"))?;
     is_told(found, family, family.remote(8080))?.has("/where/side", "peer")?;
+    Ok(())
+}
+
+/// Watched without a filter: no packet is seen on the wire, and the RST takes the entry of connection tracking along.
+fn refused_watched(net: &Topology, to: std::net::SocketAddr) -> Result<Report> {
+    let watch = Watch::start(&net.namespaces(), &[])?;
+    net.client.run(&connect(to)?)?.exits(1)?;
+    let report = watch.stop()?;
+    ensure!(report.diagnoses.len() == 1, "{}", report.dump());
+    Ok(report)
+}
+
+/// The drop of the SYN, in another namespace of this machine, tells what became of it.
+fn closed_port_watched(family: Family) -> Result<()> {
+    let net = Topology::new()?;
+    to(&net.client, family, family.server(8080))?;
+    let report = refused_watched(&net, service(family))?;
+    let found = report.the_only("refused.no-listener")?.certain()?;
+    is_told(found, family, family.server(8080))?.has("/where/netns", net.server.inode())?;
+    Ok(())
+}
+
+fn redirected_watched() -> Result<()> {
+    let net = Topology::new()?;
+    nat(&net.client, V4, "redirect to :8081")?;
+    let report = refused_watched(&net, service(V4))?;
+    let found = report.the_only("refused.no-listener")?.certain()?;
+    is_told(found, V4, V4.loopback(8081))?.has("/where/netns", net.client.inode())?;
+    Ok(())
+}
+
+/// Of another host there is no drop: the rule is all that can be named.
+fn behind_nat(family: Family) -> Result<()> {
+    let net = Topology::new()?;
+    let _remote = Remote::start(&net.router, &[])?;
+    to(&net.client, family, family.remote(8080))?;
+    let report = refused_watched(&net, service(family))?;
+    let found = report.the_only("refused.peer-no-listener")?.has("/confidence", "possible")?;
+    found
+        .mentions("/summary", &family.remote(8080).to_string())?
+        .mentions("/explanation", " services out handle ")?
+        .has("/alternatives/0", "refused.no-listener")?
+        .mentions("/next_steps/0/command", "nft -a list chain")?;
+    Ok(())
+}
+
+/// The client is a container; NAT is that of the host, where netdiag is.
+fn behind_nat_of_its_host() -> Result<()> {
+    let net = Topology::new()?;
+    let _remote = Remote::start(&net.router, &[])?;
+    let rule = format!("ip daddr {} tcp dport 80 dnat to {}", service(V4).ip(), V4.remote(8080));
+    net.router.nft(&format!(
+        "table ip services {{ chain pre {{ type nat hook prerouting priority -100; {rule}; }}; }}"
+    ))?;
+    let watch = Watch::start_inside(&[&net.router, &net.client], &[])?;
+    net.client.run(&connect(service(V4))?)?.exits(1)?;
+    let report = watch.stop()?;
+    let found = report.the_only("refused.peer-no-listener")?.has("/confidence", "possible")?;
+    found
+        .mentions("/summary", &V4.remote(8080).to_string())?
+        .has("/next_steps/0/command", "nft -a list chain ip services pre")?;
+    Ok(())
+}
+
+/// Nothing listens on the port of the host's own address, and nothing is meant to: its rule sends it elsewhere.
+fn own_address() -> Result<()> {
+    let net = Topology::new()?;
+    let _remote = Remote::start(&net.router, &[])?;
+    let (own, backend) = (std::net::SocketAddr::new(V4.client(), 80), V4.remote(8080));
+    let rule = format!("ip daddr {} tcp dport 80 dnat to {backend}", own.ip());
+    net.client.nft(&format!(
+        "table ip services {{ chain out {{ type nat hook output priority -100; {rule}; }}; }}"
+    ))?;
+    let report = refused_watched(&net, own)?;
+    let found = report.the_only("refused.peer-no-listener")?.has("/confidence", "possible")?;
+    found.mentions("/summary", &backend.to_string())?;
+    Ok(())
+}
+
+/// There is a rule of NAT, but not for this.
+fn other_port_watched() -> Result<()> {
+    let net = Topology::new()?;
+    let _remote = Remote::start(&net.router, &[])?;
+    to(&net.client, V4, V4.remote(8080))?;
+    let report = refused_watched(&net, V4.remote(8081))?;
+    let found = report.the_only("refused.peer-no-listener")?.has("/confidence", "likely")?;
+    found.has("/where/side", "peer")?.has("/connection/translated", ())?;
     Ok(())
 }
 

@@ -174,6 +174,13 @@ pub fn place(skb: *const c_void, sk: Option<*const c_void>, packet: &mut PacketI
     0
 }
 
+/// Inode number of the network namespace of a packet's device; 0 where it is not known. [`place`] knows more.
+#[inline(always)]
+pub fn netns(skb: *const c_void) -> u32 {
+    let net = probe_pointer(skb, Field::SkbDev).and_then(|dev| probe_pointer(dev, Field::DevNet));
+    net.map_or(0, netns_inum)
+}
+
 /// Tells where a packet is from other places: by its device, or by the namespace of its socket.
 #[inline(never)]
 pub fn place_hash(skb: *const c_void, sk: Option<*const c_void>) -> u32 {

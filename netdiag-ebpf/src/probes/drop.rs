@@ -30,7 +30,7 @@ use super::socket::add_step;
 use crate::kernel::{load, raw, skb, sock};
 use crate::limits::{permit, permit_frames, permit_stranger};
 use crate::maps::{count, drop_action, is_any_interest, is_asked_place, is_interesting, send};
-use crate::{sockets, totals};
+use crate::{dropped_syns, sockets, totals};
 
 #[btf_tracepoint(function = "kfree_skb")]
 pub fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
@@ -66,6 +66,10 @@ pub fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: as above; a BTF-typed pointer.
     let own = sk.and_then(|sk| unsafe { sockets::get(sock::id(sk)) }.map(|entry| (sk, entry)));
     let is_stranger = own.is_none();
+    if is_stranger {
+        // SAFETY: the tp_btf argument, which was parsed.
+        unsafe { dropped_syns::note(packet_skb, &packet, reason) };
+    }
     let salt = match own {
         Some((sk, entry)) => {
             add_step(sk, entry, step::DROP, 0, reason);

@@ -24,15 +24,15 @@ use netdiag_ebpf::config::{FLAG_ALL, FLAG_LATENCY, FLAG_OWNERS, FLAG_TRACK_PROCE
 use netdiag_ebpf::counters::Counter;
 use netdiag_ebpf::fields::Field;
 use netdiag_ebpf::records::{
-    ConnectionRecord, Interest, Owner, STEPS, SocketEntry, Step, SuspectRecord, Timeline, kind, socket_flag,
-    step,
+    ConnectionRecord, DroppedSyn, Interest, Owner, STEPS, SocketEntry, Step, SuspectRecord, Timeline, kind,
+    socket_flag, step,
 };
 
 use crate::kernel::sock::{self, state};
 use crate::kernel::{load, probe, probe_pointer, task};
 use crate::maps::{INTEREST, TIMELINES, TRACKED, config, count, send, take_interest};
 use crate::probes::time_wait;
-use crate::sockets;
+use crate::{dropped_syns, sockets};
 
 const IPPROTO_TCP: u16 = 6;
 
@@ -378,6 +378,10 @@ fn send_connection(sk: *const c_void, entry: &SocketEntry, old: u8, new: u8, in_
         record.closer_tgid = 0;
         record.closer_uid = 0;
         record.closer_comm = [0; 16];
+        record.dropped_syn = DroppedSyn::default();
+        if old == state::SYN_SENT && !in_process {
+            dropped_syns::take(&record.tuple, record.start_ns, &mut record.dropped_syn);
+        }
         if in_process {
             let closer = task::owner(0);
             record.closer_tgid = closer.tgid;

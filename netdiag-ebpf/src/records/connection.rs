@@ -93,6 +93,17 @@ pub struct TcpSummary {
     pub lingertime: u64,
 }
 
+/// A SYN that was dropped on this machine; all zero where there is none.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DroppedSyn {
+    pub tuple: Tuple,
+    pub time_ns: u64,
+    /// `skb_drop_reason`
+    pub reason: u32,
+    pub netns: u32,
+}
+
 /// A connection that ended badly, or any that the user asked for.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +131,8 @@ pub struct ConnectionRecord {
     pub closer_tgid: u32,
     pub closer_uid: u32,
     pub closer_comm: [u8; 16],
+    /// The SYN from this source that was dropped right before, where the kernel ended the attempt.
+    pub dropped_syn: DroppedSyn,
     pub timeline: Timeline,
 }
 
@@ -186,7 +199,8 @@ sizes! {
     Step = 12;
     Timeline = 16 + 12 * STEPS;
     TcpSummary = 56;
-    ConnectionRecord = 232 + size_of::<Timeline>();
+    DroppedSyn = 56;
+    ConnectionRecord = 288 + size_of::<Timeline>();
     SuspectRecord = 120;
     ResultRecord = 128;
     ErrorRecord = 120;

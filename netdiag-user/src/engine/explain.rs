@@ -5,12 +5,12 @@ use std::rc::Rc;
 use super::dropped_at::{self, Asks};
 use super::{Engine, Explained, Prefilter, now_ns};
 use crate::diagnoses::{self, Coverage, Evidence, leak};
-use crate::enrich::facts::NetnsFact;
+use crate::enrich::facts::{NAT, NetnsFact};
 use crate::enrich::owners::Holders;
 use crate::enrich::{netns, owners, process, queues};
 use crate::kernel::registry::{Probe, Weight};
-use crate::probes::Owner;
-use crate::track::{Connection, Due, End, Finished, Side, What};
+use crate::probes::{Owner, Packet};
+use crate::track::{Connection, Due, End, Finished, Hook, Side, What};
 
 impl Engine {
     /// The next connection of these. What NAT made of it is looked up only where it failed, and somebody wants to know.
@@ -71,6 +71,9 @@ impl Engine {
             self.look_at_drops(&mut evidence);
         }
         self.look_at_rules(&mut evidence);
+        if troubled {
+            self.look_at_nat(&mut evidence);
+        }
         self.name_interfaces(&mut evidence);
         let mut diagnosis = if troubled { diagnoses::diagnose(&evidence) } else { None };
         if let Some((_, finding)) = &diagnosis {
@@ -154,6 +157,38 @@ impl Engine {
             if let What::Dropped { rule: Some(rule), place, .. } = &mut moment.what {
                 self.firewall.look_again(place.netns, rule, now_ns());
             }
+        }
+    }
+
+    /// A RST that answers the SYN takes the entry of connection tracking with it: where no packet was seen, only the rules
+    /// tell whether NAT sent it elsewhere.
+    fn look_at_nat(&mut self, evidence: &mut Evidence) {
+        let connection = &evidence.connection;
+        let refused = connection.errno == Some(libc::ECONNREFUSED) && connection.died_connecting();
+        let is_known = connection.before_nat.is_some()
+            || evidence.drops().next().is_some()
+            || evidence.syns_on_wire().next().is_some();
+        if !refused || is_known || connection.netns == 0 || self.shed.samples {
+            return;
+        }
+        let packet = Packet::syn(connection.tuple(), connection.netns);
+        let Self { firewall, comparisons, .. } = self;
+        let own = u64::from(packet.netns);
+        let look = || {
+            let mut rules = firewall.translations(own, Hook::Output, &packet, now_ns());
+            // Containers leave the machine by way of the host.
+            let host = netns::current_inode().filter(|host| *host != own);
+            if let (true, Some(host)) = (rules.is_empty(), host)
+                && firewall.joins(host, packet.netns)
+            {
+                rules = firewall.translations(host, Hook::Prerouting, &packet, now_ns());
+            }
+            rules
+        };
+        let facts = &mut evidence.facts;
+        facts.nat_rules = comparisons.within(look);
+        if facts.nat_rules.is_none() {
+            facts.not_looked_up.push(NAT.to_owned());
         }
     }
 

@@ -126,6 +126,21 @@ pub struct Holder {
     pub count: u32,
 }
 
+/// A rule that may give what a connection sends another destination.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatRule {
+    /// Inode number of its network namespace.
+    pub netns: u64,
+    /// As nftables names it: `ip`, `inet`.
+    pub family: String,
+    pub table: String,
+    pub chain: String,
+    /// Of nftables.
+    pub handle: Option<u64>,
+    /// An address, a port (`:8081`), or both; `None` where that is not known.
+    pub to: Option<String>,
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Facts {
@@ -177,6 +192,25 @@ pub struct Facts {
     pub peer_before: Option<PeerBefore>,
     /// More about the owner.
     pub process: Option<Process>,
+    /// Rules of the connection's own namespace, and of netdiag's where links join the two, that may have sent its SYN
+    /// elsewhere, where nothing else tells. `None`: not looked up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nat_rules: Option<Vec<NatRule>>,
     /// The name that the process looked the peer up by.
     pub hostname: Option<String>,
+    /// What this failure called for, and was not looked up, as so many connections failed at once: [`LISTENERS`] and the
+    /// like.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_looked_up: Vec<String>,
+}
+
+/// Whose the peer's address is and what listens there, in [`Facts::not_looked_up`].
+pub const LISTENERS: &str = "listeners";
+/// [`Facts::nat_rules`], in [`Facts::not_looked_up`].
+pub const NAT: &str = "nat";
+
+impl Facts {
+    pub fn is_not_looked_up(&self, what: &str) -> bool {
+        self.not_looked_up.iter().any(|name| name == what)
+    }
 }

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use super::facts::{Facts, NetnsFact, QueueSample};
 use super::listeners::{Listener, Search, Surroundings};
-use super::netns::{self, NetnsHandle};
+use super::netns::{self, Listing, Namespaces, NetnsHandle};
 use super::routes::{self, Route, RouteAnswer, RouteKind};
 use super::sockets::Protocol;
 use super::{links, neighbours, process, route_text, sysctl};
@@ -14,6 +15,7 @@ use crate::track::{Connection, Side};
 
 mod cache;
 pub(crate) mod in_the_way;
+mod known;
 mod needs;
 
 pub use cache::Gatherer;
@@ -51,7 +53,12 @@ const PEER_SETTINGS: &[&str] = &[
 /// very many open files much longer, as the holders of sockets are looked for in `/proc`: [`Gatherer`] bounds
 /// that.
 pub fn gather(connection: &Connection, samples: Vec<QueueSample>) -> Facts {
-    let mut facts = about_connection(connection, samples, true);
+    gather_among(connection, samples, &Listing::default())
+}
+
+/// As [`gather`], with a list of namespaces that may have been read already.
+fn gather_among(connection: &Connection, samples: Vec<QueueSample>, listing: &Listing) -> Facts {
+    let mut facts = about_connection(connection, samples);
     let needs = Needs::of(connection);
     if needs.own_namespace()
         && let Some(netns) = netns::find(connection.netns.into())
@@ -67,17 +74,16 @@ pub fn gather(connection: &Connection, samples: Vec<QueueSample>) -> Facts {
         }
     }
     if needs.peer {
-        about_peer(connection, &mut facts);
+        about_peer(connection, listing.after(connection.end_ns), &mut facts);
     }
     facts
 }
 
 /// What differs between connections that fail in the same way.
-fn about_connection(connection: &Connection, queue_samples: Vec<QueueSample>, with_process: bool) -> Facts {
-    let owner = connection.owner.as_ref().filter(|_| with_process);
+fn about_connection(connection: &Connection, queue_samples: Vec<QueueSample>) -> Facts {
     Facts {
         netns: (connection.netns != 0).then(|| netns_fact(connection.netns.into())),
-        process: owner.and_then(process::of_owner),
+        process: connection.owner.as_ref().and_then(process::of_owner),
         queue_samples,
         ..Facts::default()
     }
@@ -134,9 +140,9 @@ fn names(facts: &Facts) -> HashMap<u32, String> {
     links.map(|link| (link.ifindex, link.name.clone())).collect()
 }
 
-fn about_peer(connection: &Connection, facts: &mut Facts) {
+fn about_peer(connection: &Connection, namespaces: Rc<Namespaces>, facts: &mut Facts) {
     let peer = connection.peer;
-    let around = Surroundings::of(connection.netns.into());
+    let around = Surroundings::of(connection.netns.into(), namespaces);
     let Search { found: found_at, incomplete } = around.where_is(peer.ip());
     facts.listeners_incomplete = incomplete;
     facts.peer_ambiguous = found_at.len() > 1;

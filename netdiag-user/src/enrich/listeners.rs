@@ -3,11 +3,12 @@
 use std::cell::LazyCell;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
 use super::error::EnrichError;
-use super::netns::{self, NetnsHandle};
+use super::netns::{self, Namespaces, NetnsHandle};
 use super::process::Process;
 use super::reach::Reach;
 use super::sockets::{self, Ports, Protocol, SocketInfo, states};
@@ -65,12 +66,16 @@ pub struct Search<T> {
 
 /// Finds the sockets that listen on a port, over all network namespaces of this machine.
 pub fn find_listeners(port: u16, protocol: Protocol) -> Search<Listener> {
+    find_listeners_among(&netns::all(), port, protocol)
+}
+
+fn find_listeners_among(namespaces: &Namespaces, port: u16, protocol: Protocol) -> Search<Listener> {
     let ports = Some(Ports::local(port));
     let in_namespace = |netns: &NetnsHandle| match protocol {
         Protocol::Tcp => sockets::tcp(Some(netns), states::LISTEN, ports),
         Protocol::Udp => sockets::udp(Some(netns), states::CLOSE, ports),
     };
-    let Search { found: sockets, incomplete } = everywhere(in_namespace);
+    let Search { found: sockets, incomplete } = among(namespaces, in_namespace);
 
     let inodes: HashSet<u64> = sockets.iter().map(|(_, _, socket)| socket.inode).collect();
     let owners = holders::owners_of(&inodes);
@@ -81,8 +86,12 @@ pub fn find_listeners(port: u16, protocol: Protocol) -> Search<Listener> {
 
 /// Finds the network namespaces, by inode number, that have this address; loopback addresses are everywhere.
 pub fn who_has_address(address: IpAddr) -> Search<u64> {
+    who_has_address_among(&netns::all(), address)
+}
+
+fn who_has_address_among(namespaces: &Namespaces, address: IpAddr) -> Search<u64> {
     let Search { found, incomplete } =
-        everywhere(|netns| links::has_address(Some(netns), address).map(|has| has.then_some(())));
+        among(namespaces, |netns| links::has_address(Some(netns), address).map(|has| has.then_some(())));
     Search { found: found.into_iter().map(|(netns, _, ())| netns).collect(), incomplete }
 }
 
@@ -92,20 +101,21 @@ pub fn who_has_address(address: IpAddr) -> Search<u64> {
 /// stands for loopback; else those others that have the address and that links join with `from`, directly or
 /// through other namespaces. Of several, routing chooses.
 pub fn where_is(peer: IpAddr, from: u64) -> Search<u64> {
-    Surroundings::of(from).where_is(peer)
+    Surroundings::of(from, Rc::new(netns::all())).where_is(peer)
 }
 
 /// What one network namespace can reach on this machine, found out when it is first asked for.
 #[derive(Debug)]
 pub(super) struct Surroundings {
     own: u64,
+    namespaces: Rc<Namespaces>,
     reach: LazyCell<Reach, Box<dyn FnOnce() -> Reach>>,
 }
 
 impl Surroundings {
-    /// Those of the namespace with this inode number.
-    pub(super) fn of(own: u64) -> Self {
-        Self { own, reach: LazyCell::new(Box::new(move || Reach::from(own))) }
+    /// Those of the namespace with this inode number, among these.
+    pub(super) fn of(own: u64, namespaces: Rc<Namespaces>) -> Self {
+        Self { own, namespaces, reach: LazyCell::new(Box::new(move || Reach::from(own))) }
     }
 
     fn include(&self, netns: u64) -> bool {
@@ -119,14 +129,14 @@ impl Surroundings {
         if peer.is_loopback() || peer.is_unspecified() || netns::find(self.own).is_some_and(has) {
             return Search { found: vec![self.own], incomplete: false };
         }
-        let mut search = who_has_address(peer);
+        let mut search = who_has_address_among(&self.namespaces, peer);
         search.found.retain(|netns| self.include(*netns));
         search
     }
 
     /// As [`find_listeners`], without those that no packet of this namespace can get to.
     pub(super) fn find_listeners(&self, port: u16, protocol: Protocol) -> Search<Listener> {
-        let mut search = find_listeners(port, protocol);
+        let mut search = find_listeners_among(&self.namespaces, port, protocol);
         search.found.retain(|listener| self.include(listener.netns));
         search
     }
@@ -136,9 +146,15 @@ impl Surroundings {
 pub(crate) fn everywhere<T, I: IntoIterator<Item = T>>(
     look: impl Fn(&NetnsHandle) -> Result<I, EnrichError>,
 ) -> Search<(u64, Option<String>, T)> {
-    let namespaces = netns::all();
+    among(&netns::all(), look)
+}
+
+fn among<T, I: IntoIterator<Item = T>>(
+    namespaces: &Namespaces,
+    look: impl Fn(&NetnsHandle) -> Result<I, EnrichError>,
+) -> Search<(u64, Option<String>, T)> {
     let mut search = Search { found: Vec::new(), incomplete: namespaces.incomplete };
-    for namespace in namespaces.found {
+    for namespace in &namespaces.found {
         // The process by which it was found may be gone, and the namespace live on by another.
         let Some(handle) = namespace.open().or_else(|| netns::find(namespace.inode)) else { continue };
         let Ok(items) = look(&handle) else {
@@ -273,7 +289,7 @@ mod tests {
         let peer = "198.51.100.82".parse().unwrap();
         assert_eq!(who_has_address(peer).found.len(), 3);
         for (from, to) in [(&client, &server), (&router, &server), (&other_client, &other_server)] {
-            let around = Surroundings::of(inode(from));
+            let around = Surroundings::of(inode(from), Rc::new(netns::all()));
             assert_eq!(around.where_is(peer).found, [inode(to)]);
             let listeners = around.find_listeners(46126, Protocol::Tcp).found;
             assert_eq!(listeners.iter().map(|l| l.netns).collect::<Vec<_>>(), [inode(to)]);

@@ -4,6 +4,8 @@
 //! Namespaces that are kept alive only by a thread other than a process' first, by an open file or by a
 //! mount outside `/run/netns` are not found.
 
+mod listing;
+
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -17,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::EnrichError;
 use super::process::{self, pids};
+pub use listing::Listing;
 
 const NAMED: &str = "/run/netns";
 const OWN: &str = "/proc/thread-self/ns/net";

@@ -20,6 +20,7 @@ const SMALL: &[(&str, u32)] = &[
     ("LISTENING", 1),
     ("LAST_LISTENERS", 1),
     ("LIMITS", 1),
+    ("DROPPED_SYNS", 1),
     ("TRACKED", 1),
     ("INTEREST", 1),
     ("UDP_OWNERS", 1),

@@ -281,6 +281,10 @@ fn notes(report: &Report) -> Vec<String> {
     if !coverage.shed.is_empty() && report.confidence != Confidence::Certain {
         notes.push(format!("given up to keep within the agent's budget: {}", coverage.shed.join(", ")));
     }
+    if !coverage.not_looked_up.is_empty() && report.confidence != Confidence::Certain {
+        let what = coverage.not_looked_up.join(", ");
+        notes.push(format!("not looked up, as so many connections failed at once: {what}"));
+    }
     let flow = report.connection.call.is_none() && report.connection.has_peer();
     if !coverage.since && flow {
         notes.push("seen only from the first sign of trouble on, not from its start".to_owned());

@@ -13,11 +13,11 @@ use super::clock::{Clock, rfc3339};
 use super::event::{self, Event};
 use super::held::HeldPart;
 use crate::diagnoses::words::errno_name;
-use crate::diagnoses::{Confidence, Coverage, Diagnosis, Evidence, Finding, NextStep, Where};
+use crate::diagnoses::{Confidence, Diagnosis, Evidence, Finding, NextStep, Where};
 use crate::enrich::droppers::BpfProgram;
 use crate::enrich::listeners::Listener;
 use crate::probes::Direction;
-use crate::track::{Connection, What};
+use crate::track::What;
 pub use connection::{ConnectionPart, Endpoint, Translated};
 pub use firewall::FirewallPart;
 pub use process::ProcessPart;
@@ -63,10 +63,14 @@ pub struct CoveragePart {
     /// What the agent did without to keep within its budget: `wire`, `samples`, `owners`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub shed: Vec<String>,
+    /// What was not looked up, as so many connections failed at once: `listeners`, `route`, `links`, `settings`, `holders`, `nat`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_looked_up: Vec<String>,
 }
 
 impl CoveragePart {
-    fn new(coverage: &Coverage, connection: &Connection) -> Self {
+    fn new(evidence: &Evidence) -> Self {
+        let Evidence { coverage, connection, facts, .. } = evidence;
         Self {
             lost_events: coverage.lost_events,
             missing: coverage.missing.clone(),
@@ -75,6 +79,7 @@ impl CoveragePart {
             wire: coverage.wire,
             wire_since_suspect: coverage.wire_since_suspect,
             shed: coverage.shed.clone(),
+            not_looked_up: facts.not_looked_up.clone(),
         }
     }
 }
@@ -162,7 +167,7 @@ impl Report {
             count: 1,
             first: time,
             last: time,
-            coverage: CoveragePart::new(&evidence.coverage, connection),
+            coverage: CoveragePart::new(evidence),
         };
         if let Some(translated) = &report.connection.translated {
             let (asked, peer) = (report.connection.peer, translated.peer);

@@ -3,6 +3,7 @@ use serde::{Deserialize, Serialize};
 
 use super::DecodeError;
 use super::packet::{Packet, packet};
+use super::socket::DroppedSyn;
 
 /// A packet that the kernel threw away.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,6 +32,22 @@ pub struct Drop {
 }
 
 impl Drop {
+    /// What is known of a drop that only the end of the SYN's connection tells of.
+    pub fn of_syn(syn: &DroppedSyn) -> Self {
+        Self {
+            time_ns: syn.time_ns,
+            sock: 0,
+            reason: syn.reason,
+            location: 0,
+            suppressed: 0,
+            limit_key: 0,
+            packet: Packet::syn(syn.tuple, syn.netns),
+            stack: Vec::new(),
+            frames: Frames::default(),
+            rule: None,
+        }
+    }
+
     /// Whether this socket, of this network namespace, sent the packet.
     pub fn was_sent_by(&self, sock: u64, netns: u32) -> bool {
         self.sock != 0 && self.sock == sock && self.packet.netns == netns && self.packet.iif == 0

@@ -35,7 +35,7 @@ pub use reset::ResetSent;
 pub use result::{Call, CallFailed};
 pub use retransmit::{Suspect, SynAckAgain};
 pub use route::RouteFailed;
-pub use socket::{Closer, ConnectionEnd, Step, StepKind, TcpState, TcpSummary, listeners};
+pub use socket::{Closer, ConnectionEnd, DroppedSyn, Step, StepKind, TcpState, TcpSummary, listeners};
 pub use time_wait::Closed;
 pub use wire::{Quoted, Wire};
 

@@ -97,6 +97,22 @@ impl Packet {
     pub(crate) const PSH: u8 = 0x08;
     pub(crate) const ACK: u8 = 0x10;
 
+    /// A SYN of which no more is known.
+    pub fn syn(tuple: Tuple, netns: u32) -> Self {
+        Self {
+            tuple,
+            flags: Self::SYN,
+            code: 0,
+            ttl: 0,
+            direction: Direction::Unknown,
+            seq: 0,
+            ifindex: 0,
+            iif: 0,
+            interface: SmolStr::default(),
+            netns,
+        }
+    }
+
     fn has(&self, set: u8, clear: u8) -> bool {
         self.tuple.protocol == protocol::TCP && self.flags & set == set && self.flags & clear == 0
     }

@@ -126,6 +126,17 @@ pub struct Step {
     pub kind: StepKind,
 }
 
+/// A SYN that was dropped on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DroppedSyn {
+    pub time_ns: u64,
+    pub tuple: Tuple,
+    /// `skb_drop_reason` of this kernel.
+    pub reason: u32,
+    /// Inode number of the network namespace where that was; 0 where unknown.
+    pub netns: u32,
+}
+
 /// The end of a connection, with its timeline.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ConnectionEnd {
@@ -153,6 +164,9 @@ pub struct ConnectionEnd {
     pub bound_interface: Option<u32>,
     pub tcp: TcpSummary,
     pub closer: Option<Closer>,
+    /// One from its source, right before the kernel ended its attempt.
+    #[serde(default)]
+    pub dropped_syn: Option<DroppedSyn>,
     pub steps: Vec<Step>,
     /// Steps beyond the kernel's bound.
     pub lost_steps: u32,
@@ -191,9 +205,18 @@ pub(super) fn decode(raw: &ConnectionRecord) -> Result<ConnectionEnd, DecodeErro
             uid: raw.closer_uid,
             exiting: has(socket_flag::CLOSER_EXITING),
         }),
+        dropped_syn: dropped_syn(&raw.dropped_syn)?,
         steps,
         lost_steps: raw.timeline.count.saturating_sub(STEPS as u32),
     })
+}
+
+fn dropped_syn(raw: &records::DroppedSyn) -> Result<Option<DroppedSyn>, DecodeError> {
+    if raw.time_ns == 0 {
+        return Ok(None);
+    }
+    let records::DroppedSyn { tuple: ends, time_ns, reason, netns } = raw;
+    Ok(Some(DroppedSyn { time_ns: *time_ns, tuple: tuple(ends)?, reason: *reason, netns: *netns }))
 }
 
 fn summary(raw: &records::TcpSummary) -> TcpSummary {

@@ -23,11 +23,10 @@ pub(super) enum By {
         sock: u64,
         netns: u32,
     },
-    /// A packet that has lost its socket.
+    /// A packet that has lost its socket, in whatever namespace.
     Source {
         protocol: u8,
         source: SocketAddr,
-        netns: u32,
     },
     RouteOf {
         destination: IpAddr,
@@ -53,10 +52,9 @@ impl By {
 
     fn sender(drop: &Drop) -> Self {
         let Drop { sock, packet, .. } = drop;
-        let netns = packet.netns;
         match *sock {
-            0 => Self::Source { protocol: packet.tuple.protocol, source: packet.tuple.source, netns },
-            sock => Self::Socket { sock, netns },
+            0 => Self::Source { protocol: packet.tuple.protocol, source: packet.tuple.source },
+            sock => Self::Socket { sock, netns: packet.netns },
         }
     }
 

@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use crate::kernel::reasons::Reasons;
 use crate::probes::{
-    Call, CallFailed, ConnectionEnd, Direction, Drop, Event, NeighbourFailed, Owner, Packet, Step, StepKind,
-    TcpState, TcpSummary, Tuple, Wire, protocol,
+    Call, CallFailed, ConnectionEnd, Direction, Drop, DroppedSyn, Event, NeighbourFailed, Owner, Packet,
+    Step, StepKind, TcpState, TcpSummary, Tuple, Wire, protocol,
 };
 use crate::track::{End, Finished, Limits, Tracker, What};
 
@@ -45,6 +45,7 @@ pub(super) fn gave_up() -> ConnectionEnd {
         bound_interface: None,
         tcp: TcpSummary::default(),
         closer: None,
+        dropped_syn: None,
         steps: Vec::new(),
         lost_steps: 0,
     }
@@ -222,4 +223,27 @@ fn the_window_is_bounded() {
     }
     tracker.add(end(gave_up()));
     assert_eq!(drops(&tracker.flush()[0]), 2);
+}
+
+/// What the end of a refused connection brings along.
+pub(super) fn refused_after(dropped_ms: u64, tuple: Tuple, netns: u32) -> ConnectionEnd {
+    let dropped_syn = Some(DroppedSyn { time_ns: dropped_ms * MS, tuple, reason: 12, netns });
+    ConnectionEnd { errno: Some(libc::ECONNREFUSED), dropped_syn, ..gave_up() }
+}
+
+#[test]
+fn a_drop_above_the_limit_comes_with_the_end_of_its_connection() {
+    let refused = || end(refused_after(1_999, tuple(), OTHER_NETNS));
+    let finished = finish([refused()]);
+    let What::Dropped { packet, outgoing: true, symbol: None, place, .. } = &finished[0].timeline[0].what
+    else {
+        panic!("{finished:?}")
+    };
+    assert!(packet.is_syn() && place.netns == OTHER_NETNS);
+    // It had a record after all.
+    let finished = finish([syn_dropped(1_999, 0, OTHER_NETNS), refused()]);
+    assert_eq!(drops(&finished[0]), 1);
+    // An earlier one is another.
+    let finished = finish([syn_dropped(1_500, 0, OTHER_NETNS), refused()]);
+    assert_eq!(drops(&finished[0]), 2);
 }

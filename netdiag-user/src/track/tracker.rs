@@ -3,18 +3,18 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::belongs::{Belongs, flow_key, keep_relevant_neighbours, other_end};
+use super::belongs::{Belongs, By, flow_key, keep_relevant_neighbours, other_end};
 use super::connection::{Connection, End};
 use super::index::{Key, Keys};
 use super::taken::{errno_of, noted_errno_of};
 use super::teller::Teller;
 use super::timeline::{Moment, What};
-use super::translated::Seen;
+use super::translated::{Nat, Seen};
 use super::waiting::{Grace, Pending, Waiting};
 use super::window::Window;
 use crate::enrich::netns::Names;
 use crate::kernel::reasons::Reasons;
-use crate::probes::{CallFailed, ConnectionEnd, Event, SocketError, Tuple};
+use crate::probes::{CallFailed, ConnectionEnd, Drop, DroppedSyn, Event, SocketError, Step, StepKind, Tuple};
 
 /// Bounds of the window.
 #[derive(Debug, Clone, Copy)]
@@ -145,6 +145,9 @@ impl Tracker {
     }
 
     fn connection_ended(&mut self, end: &mut ConnectionEnd) {
+        if let Some(syn) = end.dropped_syn.take() {
+            self.syn_dropped(syn);
+        }
         let connection = Rc::new(Connection::ended(end, &self.teller.reasons));
         let flow = flow_key(&connection, &self.ended.keys);
         self.ended.push_with(Rc::clone(&connection), [Some(flow), None]);
@@ -154,6 +157,23 @@ impl Tracker {
             pending.steps = std::mem::take(&mut end.steps);
             pending.error_taken = end.error_taken;
         });
+    }
+
+    /// The drop of a SYN that may have had no record of its own, as there were too many.
+    fn syn_dropped(&mut self, syn: DroppedSyn) {
+        const AT_MOST_NS: u64 = 1_000_000;
+        let key = self.window.keys.of(By::flow(&syn.tuple));
+        let is_told = self.window.latest(key).any(|event| match event {
+            Event::Drop(drop) => {
+                drop.packet.tuple == syn.tuple
+                    && drop.reason == syn.reason
+                    && drop.time_ns.abs_diff(syn.time_ns) < AT_MOST_NS
+            }
+            _ => false,
+        });
+        if !is_told {
+            self.window.push(Event::Drop(Box::new(Drop::of_syn(&syn))));
+        }
     }
 
     fn call_failed(&mut self, call: CallFailed) {
@@ -200,8 +220,14 @@ impl Tracker {
         let Pending { mut connection, mut flow, sock, steps, call, error_taken, .. } = pending;
         let Due { names, numbers, .. } = due;
         let seen = Seen { window: &self.window, ended: &self.ended };
-        let wire = seen.translated(&connection, sock, flow, numbers);
-        if let Some(wire) = wire.or_else(|| translated(self, &connection, sock)) {
+        let wire = match seen.translated(&connection, sock, flow, numbers) {
+            Nat::Made(wire) => Some(wire),
+            Nat::Nothing => None,
+            // The entry of connection tracking is gone (nf_conntrack_proto_tcp.c, `nf_conntrack_tcp_packet`).
+            Nat::NotSeen if is_reset_at_once(&connection, &steps) => None,
+            Nat::NotSeen => translated(self, &connection, sock),
+        };
+        if let Some(wire) = wire {
             Rc::make_mut(&mut connection).translate(&wire);
             flow = flow_key(&connection, &self.window.keys);
         }
@@ -234,6 +260,14 @@ impl Tracker {
         let other_end = other_end(&connection, flow, &self.ended).map(Rc::clone);
         Finished { connection, sock, timeline, left_out, other_end }
     }
+}
+
+/// Whether a RST answered the first SYN.
+fn is_reset_at_once(connection: &Connection, steps: &[Step]) -> bool {
+    let has = |is: fn(&StepKind) -> bool| steps.iter().any(|step| is(&step.kind));
+    connection.died_connecting()
+        && has(|kind| matches!(kind, StepKind::ResetReceived))
+        && !has(|kind| matches!(kind, StepKind::Retransmit { .. }))
 }
 
 /// One ICMP error, on the wire and in the function that takes it.

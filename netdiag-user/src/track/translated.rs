@@ -11,6 +11,15 @@ use super::index::Key;
 use super::window::Window;
 use crate::probes::{Drop, Event, Tuple};
 
+/// What NAT of this machine made of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Nat {
+    Made(Tuple),
+    /// Its packets were seen as the application asked for them.
+    Nothing,
+    NotSeen,
+}
+
 /// Where a connection's packets are looked for.
 pub(super) struct Seen<'a> {
     pub(super) window: &'a Window<Event>,
@@ -19,23 +28,22 @@ pub(super) struct Seen<'a> {
 }
 
 impl Seen<'_> {
-    /// The connection's flow after NAT; `None` if it is the same, or that was not seen. `flow` is its key, `numbers` is
-    /// working memory.
+    /// What NAT made of the connection's flow. `flow` is its key, `numbers` is working memory.
     pub(super) fn translated(
         &self,
         connection: &Connection,
         sock: u64,
         flow: Key,
         numbers: &mut Vec<u64>,
-    ) -> Option<Tuple> {
+    ) -> Nat {
         if connection.side != Side::Outbound || !matches!(connection.end, End::State { .. }) {
-            return None;
+            return Nat::NotSeen;
         }
         let of = Of { connection, sock, asked: connection.tuple() };
         let mut left_as_asked = false;
         for event in self.latest(flow, &of, numbers) {
             match event {
-                Event::Wire(wire) if wire.asked == Some(of.asked) => return Some(wire.packet.tuple),
+                Event::Wire(wire) if wire.asked == Some(of.asked) => return Nat::Made(wire.packet.tuple),
                 Event::Wire(wire) => left_as_asked |= wire.packet.tuple == of.asked,
                 Event::Drop(drop) => left_as_asked |= drop.packet.tuple == of.asked,
                 _ => {}
@@ -47,29 +55,32 @@ impl Seen<'_> {
                 && of.sent(drop)
                 && of.is_changed(&drop.packet.tuple)
             {
-                return Some(drop.packet.tuple);
+                return Nat::Made(drop.packet.tuple);
             }
         }
-        if left_as_asked { None } else { self.redirected(&of, numbers) }
+        if left_as_asked {
+            return Nat::Nothing;
+        }
+        self.redirected(&of, numbers).map_or(Nat::NotSeen, Nat::Made)
     }
 
-    /// A SYN that NAT sent back to this namespace has lost its socket on the way. It has the source that the connection
-    /// alone has there, unless another connection shares its port, which would have ended as well.
+    /// A SYN that NAT sent back to this namespace, or into another of this machine, has lost its socket on the way. It
+    /// has the source that the connection alone has, unless another connection shares it, which would have ended as well.
     fn redirected(&self, of: &Of<'_>, numbers: &mut Vec<u64>) -> Option<Tuple> {
         let Of { connection, asked, .. } = of;
-        let by_source =
-            By::Source { protocol: asked.protocol, source: asked.source, netns: connection.netns };
+        let by_source = By::Source { protocol: asked.protocol, source: asked.source };
         let mut found = None;
         for event in self.latest(self.window.keys.of(by_source), of, numbers) {
             let Event::Drop(drop) = event else { continue };
             let tuple = drop.packet.tuple;
+            let came_back = drop.packet.netns == connection.netns;
             let is_ours = drop.packet.is_syn()
                 && drop.time_ns <= connection.end_ns
-                && drop.packet.netns == connection.netns
+                && (came_back || of.was_refused_after(drop))
                 && tuple.protocol == asked.protocol
                 && tuple.source == asked.source
                 && tuple.destination != asked.destination;
-            if !is_ours || self.is_of_another(&tuple, connection.netns) {
+            if !is_ours || self.is_of_another(&tuple, came_back.then_some(connection.netns)) {
                 continue;
             }
             if found.is_some_and(|found| found != tuple) {
@@ -80,9 +91,12 @@ impl Seen<'_> {
         found
     }
 
-    fn is_of_another(&self, tuple: &Tuple, netns: u32) -> bool {
+    /// Whether a connection asked for just these ends. Where the SYN came to another namespace, that may have been in
+    /// any.
+    fn is_of_another(&self, tuple: &Tuple, own: Option<u32>) -> bool {
         let key = self.ended.keys.of(By::flow(tuple));
-        self.ended.latest(key).any(|other| other.tuple() == *tuple && other.netns == netns)
+        let mut others = self.ended.latest(key).filter(|other| other.tuple() == *tuple);
+        others.any(|other| own.is_none_or(|netns| other.netns == netns))
     }
 
     /// Events with this key since the connection began, the latest first.
@@ -113,6 +127,14 @@ impl Of<'_> {
         drop.was_sent_by(self.sock, self.connection.netns)
             && drop.time_ns <= self.connection.end_ns
             && drop.packet.tuple.protocol == self.asked.protocol
+    }
+
+    /// Whether the kernel refused the connection right after this drop: in other namespaces others may have its source.
+    fn was_refused_after(&self, drop: &Drop) -> bool {
+        const AT_MOST_NS: u64 = 5_000_000;
+        let connection = self.connection;
+        let refused = connection.errno == Some(libc::ECONNREFUSED);
+        refused && connection.died_connecting() && connection.end_ns - drop.time_ns < AT_MOST_NS
     }
 
     /// A socket that has let go of its port, or has no address yet, has fewer ends than its packets.

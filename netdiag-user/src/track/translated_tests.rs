@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 
-use super::super::tests::{MS, NETNS, end, finish, gave_up, syn_dropped, tracker, tuple};
-use crate::probes::{ConnectionEnd, Drop, Event, Tuple, Wire};
+use super::super::tests::{MS, NETNS, end, finish, gave_up, refused_after, syn_dropped, tracker, tuple};
+use crate::probes::{ConnectionEnd, Drop, Event, Step, StepKind, TcpState, Tuple, Wire};
 use crate::track::{Ends, Finished, What};
 
 const SOCK: u64 = 0xff00;
@@ -94,6 +94,45 @@ fn a_syn_without_its_socket_is_known_by_its_source() {
     is_as_asked(vec![here(), dropped(1_000, 0, second), end(gave_up())], 0);
     let stranger = Tuple { source: address("10.0.0.1:40001"), ..translated() };
     is_as_asked(vec![dropped(1_000, 0, stranger), end(gave_up())], 0);
+}
+
+#[test]
+fn a_syn_in_another_namespace_is_known_by_the_refusal_right_after() {
+    let refused = |dropped_ms| end(refused_after(dropped_ms, translated(), NETNS + 1));
+    is_translated(vec![refused(1_998)], 1);
+    is_as_asked(vec![refused(1_990)], 0);
+    let gave_up = ConnectionEnd { errno: None, ..refused_after(1_998, translated(), NETNS + 1) };
+    is_as_asked(vec![end(gave_up)], 0);
+    // A connection of any namespace that asked for just these ends.
+    let other = ConnectionEnd { tuple: translated(), sock: 0xbb, netns: NETNS + 2, ..self::gave_up() };
+    is_as_asked(vec![refused(1_998), end(other)], 0);
+}
+
+#[test]
+fn connection_tracking_is_not_asked_where_it_cannot_know() {
+    let asks = |events: Vec<Event>| {
+        let mut tracker = tracker(events);
+        let mut due = tracker.take_due(u64::MAX);
+        let mut asked = false;
+        tracker.finish(&mut due, &mut |_, _, _| {
+            asked = true;
+            None
+        });
+        asked
+    };
+    let step = |kind| Step { time_ns: 1_900 * MS, kind };
+    let with = |steps: Vec<Step>| end(ConnectionEnd { steps, ..gave_up() });
+    let again = StepKind::Retransmit { state: TcpState::SynSent, retransmits: Some(1) };
+    assert!(asks(vec![end(gave_up())]));
+    assert!(!asks(vec![with(vec![step(StepKind::ResetReceived)])]), "the RST took the entry along");
+    assert!(
+        asks(vec![with(vec![step(again), step(StepKind::ResetReceived)])]),
+        "it may be known from before"
+    );
+    assert!(
+        !asks(vec![dropped(1_000, 0, tuple()), end(gave_up())]),
+        "a packet had the ends that were asked for"
+    );
 }
 
 #[test]

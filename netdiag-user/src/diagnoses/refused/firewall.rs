@@ -3,7 +3,8 @@
 use super::super::rule::{self, Allow, that_rejects};
 use super::super::words::{enter, netns_phrase};
 use super::super::{Confidence, Evidence, Finding, Stage, Verdict, Where, WhereSide};
-use super::{rejected, request};
+use super::listener::would_take;
+use super::{refused_by_an_end, rejected, request};
 use crate::probes::{DropRule, Packet};
 use crate::track::{Hook, Place, Side, What};
 
@@ -49,7 +50,7 @@ pub(super) fn last(evidence: &Evidence) -> Option<Rejected<'_>> {
 /// ECONNREFUSED right after netfilter of this machine dropped the request: whoever drops in silence does not answer.
 pub fn reject(evidence: &Evidence) -> Verdict {
     let connection = &evidence.connection;
-    let Some(drop) = last(evidence) else { return Verdict::Healthy };
+    let Some(drop) = last(evidence) else { return in_place_of_listener(evidence) };
     let netns = Some(drop.place.netns).filter(|inode| *inode != 0);
     let there = netns_phrase(evidence, netns, drop.place.netns_name.as_deref());
     let hook = drop.hook.map(|hook| format!(" (hook {hook})")).unwrap_or_default();
@@ -76,6 +77,33 @@ pub fn reject(evidence: &Evidence) -> Verdict {
             .advise(format!("accept {peer} before the rule that rejects, as narrowly as you can")),
     }
     .found()
+}
+
+/// An address of this machine answered with RST, where a socket would have taken the request, and what became of that was
+/// not seen.
+fn in_place_of_listener(evidence: &Evidence) -> Verdict {
+    let unseen = refused_by_an_end(evidence) && evidence.drops().next().is_none();
+    let Some(listener) = would_take(evidence).filter(|_| unseen) else { return Verdict::Healthy };
+    let netns = u32::try_from(listener.netns).unwrap_or(0);
+    let place = Place { netns, netns_name: listener.netns_name.clone(), interface: None };
+    let there = netns_phrase(evidence, Some(netns), place.netns_name.as_deref());
+    let what = request(evidence);
+    let finding = Finding::new(
+        Confidence::Possible,
+        Where::new(WhereSide::Local, Stage::Netfilter).at(&place),
+        "refused",
+        format!("something listens there{there}, so perhaps a local firewall rejects the {what}"),
+    )
+    .explain(format!(
+        "The address belongs to this machine, the {what} was refused, and yet a socket takes such requests now: a rule that \
+         rejects may have answered in its place, or the service was started only after this attempt. What became of the \
+         {what} was not seen, as it happens where very many are refused at once."
+    ))
+    .listener(listener.clone());
+    find_rule(finding, &enter(evidence, &place))
+        .advise("if it is refused again, it was not the start of the service")
+        .or(&["refused.no-listener"])
+        .found()
 }
 
 fn find_rule(finding: Finding, ns: &str) -> Finding {

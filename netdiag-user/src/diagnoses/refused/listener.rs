@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use super::super::words::{host_port, in_netns, netns_phrase};
 use super::super::{Confidence, Evidence, Finding, Stage, Verdict, Where, WhereSide};
+use super::nat::sent_on;
 use super::{has_icmp, is_udp, refused_by_an_end, request, was_reset};
+use crate::enrich::facts::LISTENERS;
 use crate::enrich::listeners::Listener;
 use crate::enrich::sockets::Protocol;
 use crate::track::{Place, What};
@@ -38,7 +40,7 @@ fn arrival(evidence: &Evidence) -> Option<Arrival<'_>> {
         true => has_icmp(evidence),
         false => was_reset(evidence) && !by_socket,
     };
-    if evidence.peer_is_local() != Some(true) || !answered {
+    if evidence.peer_is_local() != Some(true) || !answered || sent_on(evidence).is_some() {
         return None;
     }
     let namespaces = peer_namespaces(evidence);
@@ -110,7 +112,7 @@ pub fn no_listener(evidence: &Evidence) -> Verdict {
     let mut confidence = arrival.confidence;
     if confidence != Confidence::Certain {
         if evidence.facts.listeners.is_none() || evidence.facts.listeners_incomplete {
-            return Verdict::NotEnough("the list of listeners could not be read completely".into());
+            return not_looked_up(evidence, &arrival).found();
         }
         let vacant =
             |netns: &u64| !listeners(evidence).any(|l| l.netns == *netns && fits(l, &arrival, peer.ip()));
@@ -130,6 +132,9 @@ pub fn no_listener(evidence: &Evidence) -> Verdict {
         Some(_) => " Something listens there now, so it was started after this attempt.",
         None => " The service is not running, has not finished starting, or uses another port.",
     });
+    if let Some(why) = unread(evidence) {
+        explanation += &format!(" Whether something listens on that port at another address {why}.");
+    }
     if confidence == Confidence::Possible {
         explanation.push_str(
             " Several network namespaces of this machine have this address; in one of them something does \
@@ -158,13 +163,59 @@ pub fn no_listener(evidence: &Evidence) -> Verdict {
     finding.found()
 }
 
+/// Why it is not known who listens; `None` where it is.
+fn unread(evidence: &Evidence) -> Option<&'static str> {
+    let facts = &evidence.facts;
+    match (&facts.listeners, facts.listeners_incomplete) {
+        (Some(_), false) => None,
+        (None, _) if facts.is_not_looked_up(LISTENERS) => {
+            Some("was not looked up, as so many connections failed at once")
+        }
+        (None, _) => Some("could not be looked up"),
+        (Some(_), true) => Some("is not known, as not all network namespaces could be looked into"),
+    }
+}
+
+/// An address of this machine answered with RST, and that is all there is.
+fn not_looked_up(evidence: &Evidence, arrival: &Arrival) -> Finding {
+    let peer = evidence.connection.peer;
+    let answer = if is_udp(evidence) { "ICMP \"port unreachable\"" } else { "RST" };
+    Finding::new(
+        Confidence::Possible,
+        place(arrival),
+        "refused",
+        format!("this machine answered with {answer}, as it does if nothing listens on {}", host_port(peer)),
+    )
+    .explain(format!(
+        "The address belongs to this machine, and the {} was answered with {answer}. Whether something listens on that \
+         port {}. Mostly nothing does. A firewall of this machine that rejects with {answer}, and a service that listens \
+         on another address only, look the same.",
+        request(evidence),
+        unread(evidence).unwrap_or("is not known"),
+    ))
+    .next("see what listens on that port", list_command(evidence, arrival, true))
+    .next("if the right service does, look for a rule that rejects", "nft -a list ruleset | grep -n reject")
+    .advise("start the service, or correct the port in the client")
+    .or(&["refused.bound-elsewhere", "refused.firewall-reject"])
+}
+
+/// A socket that takes such a request, in each namespace that it may have come to; `None` if there is none, or that is
+/// not known.
+pub(super) fn would_take(evidence: &Evidence) -> Option<&Listener> {
+    let arrival = arrival(evidence).filter(|arrival| arrival.confidence != Confidence::Certain)?;
+    let peer = evidence.connection.peer.ip();
+    let at = |netns: &u64| listeners(evidence).find(|l| l.netns == *netns && fits(l, &arrival, peer));
+    let found: Option<Vec<&Listener>> = arrival.namespaces.iter().map(at).collect();
+    found?.first().copied().filter(|_| unread(evidence).is_none())
+}
+
 /// As `no_listener`, but the port is taken by a listener that does not cover this address.
 pub fn bound_elsewhere(evidence: &Evidence) -> Verdict {
     let Some(arrival) = refused_by_an_end(evidence).then(|| arrival(evidence)).flatten() else {
         return Verdict::Healthy;
     };
     if evidence.facts.listeners.is_none() {
-        return Verdict::NotEnough("the list of listeners could not be read".into());
+        return Verdict::NotEnough(format!("who listens {}", unread(evidence).unwrap_or("is not known")));
     }
     let Some((confidence, listener)) = elsewhere(evidence, &arrival) else { return Verdict::Healthy };
     let peer = evidence.connection.peer;

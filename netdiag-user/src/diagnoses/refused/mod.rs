@@ -3,6 +3,7 @@
 mod backlog;
 mod firewall;
 mod listener;
+mod nat;
 mod peer;
 mod remote;
 mod service;

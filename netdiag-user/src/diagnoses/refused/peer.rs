@@ -2,7 +2,9 @@
 
 use super::super::words::{host_port, in_netns};
 use super::super::{Confidence, Evidence, Finding, Stage, Verdict, Where, WhereSide};
+use super::nat::{self, sent_on};
 use super::{has_icmp, is_udp, refused_by_an_end, was_reset};
+use crate::enrich::facts::{LISTENERS, NAT};
 use crate::probes::{Packet, protocol};
 use crate::track::{Place, What};
 
@@ -14,7 +16,7 @@ pub(super) const PORT_UNREACHABLE_V6: (u8, u8) = (1, 4);
 pub fn no_listener(evidence: &Evidence) -> Verdict {
     if !refused_by_an_end(evidence)
         || evidence.drop_of(&["NO_SOCKET"], true).is_some()
-        || evidence.peer_is_local() == Some(true)
+        || evidence.peer_is_local() == Some(true) && sent_on(evidence).is_none()
     {
         return Verdict::Healthy;
     }
@@ -26,21 +28,35 @@ fn by_reset(evidence: &Evidence) -> Verdict {
     if !reset && has_icmp(evidence) {
         return Verdict::Healthy;
     }
+    if let Some(rule) = sent_on(evidence) {
+        return nat::behind(evidence, rule).found();
+    }
     let seen = evidence.find(|what| match what {
         What::Wire { packet, outgoing: false, place } if packet.is_rst() => Some((packet, place)),
         _ => None,
     });
     let seen = seen.map(|(_, packet)| packet).last();
-    let mut explanation =
-        "The SYN left this machine and the other end answered with RST, as a host does that has no \
-                           listener on that port."
-            .to_owned();
+    let known = evidence.peer_is_local().is_some();
+    let mut explanation = match known {
+        true => "The SYN left this machine and the other end answered with RST, as a host does that has no listener on \
+                 that port."
+            .to_owned(),
+        false => format!(
+            "The SYN was answered with RST, as by a host that has no listener on that port. Whether {} is an address of \
+             this machine {}.",
+            evidence.connection.peer.ip(),
+            match evidence.facts.is_not_looked_up(LISTENERS) {
+                true => "was not looked up, as so many connections failed at once",
+                false => "is not known",
+            }
+        ),
+    };
     if let Some((packet, place)) = seen {
         explanation += &arrived(packet, place);
     }
     explanation += " A firewall or load balancer on the way that rejects with RST looks the same from here.";
-    let known = evidence.peer_is_local().is_some();
-    let confidence = if reset && known { Confidence::Likely } else { Confidence::Possible };
+    let surely_there = known && !evidence.facts.is_not_looked_up(NAT);
+    let confidence = if reset && surely_there { Confidence::Likely } else { Confidence::Possible };
     finding(evidence, confidence, seen.map(|(_, place)| place), explanation, "RST").found()
 }
 
@@ -87,7 +103,8 @@ fn finding(
     answer: &str,
 ) -> Finding {
     let peer = evidence.connection.peer;
-    let whereabouts = Where::new(WhereSide::Peer, Stage::Remote);
+    let side = if evidence.peer_is_local().is_none() { WhereSide::Unknown } else { WhereSide::Peer };
+    let whereabouts = Where::new(side, Stage::Remote);
     let (listing, filter) = match is_udp(evidence) {
         true => ("ss -lunp", format!("host {} and (udp port {} or icmp or icmp6)", peer.ip(), peer.port())),
         false => ("ss -ltnp", format!("host {} and tcp port {}", peer.ip(), peer.port())),
@@ -107,8 +124,8 @@ fn finding(
         format!("{}tcpdump -nvi {} '{filter}'", in_netns(netns), interface.unwrap_or("any")),
     )
     .advise("start the service on the peer, or correct the address or port in the client");
-    if evidence.peer_is_local().is_none() {
-        finding = finding.or(&["refused.no-listener"]);
+    if evidence.peer_is_local().is_none() || evidence.facts.is_not_looked_up(NAT) {
+        finding = finding.or(&["refused.no-listener", "refused.firewall-reject"]);
     }
     finding
 }

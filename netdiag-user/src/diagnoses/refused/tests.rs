@@ -161,8 +161,48 @@ fn without_the_drop_the_listeners_decide() {
     let (code, confidence, _) = best(case().listeners(&[]));
     assert_eq!((code, confidence), ("refused.no-listener", Confidence::Likely));
     assert_eq!(case().asked("refused.no-listener"), Verdict::Healthy, "one that fits is there");
-    let unread = case().with(|e| e.facts.listeners = None);
-    assert!(matches!(unread.asked("refused.no-listener"), Verdict::NotEnough(_)));
+}
+
+#[test]
+fn a_reset_alone_is_possible() {
+    let loopback = |e: &mut Evidence| {
+        e.connection.peer = address("127.0.0.1:8080");
+        e.facts.peer_namespaces = None;
+        e.facts.listeners = None;
+        e.facts.not_looked_up = vec!["listeners".into()];
+    };
+    let (code, confidence, finding) = best(refused().with(loopback));
+    assert_eq!((code, confidence), ("refused.no-listener", Confidence::Possible));
+    assert_eq!(finding.alternatives, ["refused.bound-elsewhere", "refused.firewall-reject"]);
+    assert!(finding.explanation.contains("so many connections failed at once"), "{}", finding.explanation);
+    // The drop of the SYN needs no listeners, but says what is not known.
+    let dropped = Drop::syn("NO_SOCKET", "tcp_v4_rcv").place(here());
+    let (code, confidence, finding) = best(refused().with(loopback).dropped(0, dropped));
+    assert_eq!((code, confidence), ("refused.no-listener", Confidence::Certain));
+    assert!(finding.explanation.contains("at another address was not looked up"), "{}", finding.explanation);
+    let rejected = Drop::syn("NETFILTER_DROP", "nft_do_chain").place(here());
+    let (code, confidence, _) = best(refused().with(loopback).dropped(0, rejected));
+    assert_eq!((code, confidence), ("refused.firewall-reject", Confidence::Likely));
+    // Without the RST it may have been anything.
+    let silent = Case::connecting().errno(libc::ECONNREFUSED).with(loopback);
+    assert_eq!(silent.asked("refused.no-listener"), Verdict::Healthy);
+    let incomplete = refused().peer_on_this_machine().with(|e| e.facts.listeners_incomplete = true);
+    assert_eq!(incomplete.found("refused.no-listener").confidence, Confidence::Possible);
+}
+
+#[test]
+fn a_reset_where_somebody_listens_is_perhaps_a_rules() {
+    const REJECT: &str = "refused.firewall-reject";
+    let (code, confidence, finding) = best(refused().peer_on_this_machine());
+    assert_eq!((code, confidence), (REJECT, Confidence::Possible));
+    assert_eq!(finding.alternatives, ["refused.no-listener"]);
+    assert!(finding.listener.is_some());
+    assert_eq!(refused().peer_on_this_machine().listeners(&[]).asked(REJECT), Verdict::Healthy);
+    let unknown = refused().peer_on_this_machine().with(|e| e.facts.listeners = None);
+    assert_eq!(unknown.asked(REJECT), Verdict::Healthy);
+    assert_eq!(refused().asked(REJECT), Verdict::Healthy, "the peer is another machine");
+    let dropped = refused().peer_on_this_machine().dropped(0, no_socket());
+    assert_eq!(dropped.asked(REJECT), Verdict::Healthy);
 }
 
 #[test]
@@ -248,8 +288,9 @@ fn a_remote_answer_that_was_not_seen_is_possible() {
     let unknown = refused().with(|e| e.facts.peer_namespaces = None).found("refused.peer-no-listener");
     assert_eq!(
         (unknown.confidence, unknown.alternatives),
-        (Confidence::Possible, vec!["refused.no-listener"])
+        (Confidence::Possible, vec!["refused.no-listener", "refused.firewall-reject"])
     );
+    assert!(!unknown.explanation.contains("left this machine"), "{}", unknown.explanation);
 }
 
 #[test]

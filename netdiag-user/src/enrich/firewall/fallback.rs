@@ -98,6 +98,21 @@ impl Fallback {
         Some(DropRule { others: rules.collect(), ..first })
     }
 
+    /// The rules that may give packets of this namespace (inode number) another destination, by a ruleset that may be a
+    /// little older.
+    pub(super) fn translations(&mut self, inode: u64, subject: &Subject<'_>, now_ns: u64) -> Vec<Found> {
+        const OLD_NS: u64 = 10_000_000_000;
+        let is_v4 = subject.packet.tuple.destination.is_ipv4();
+        let mut found = Vec::new();
+        for source in [Source::Nftables, Source::Legacy { v4: is_v4 }] {
+            self.read(inode, source, now_ns.saturating_sub(OLD_NS), OLD_NS, now_ns);
+            let reading = self.known.get(&(inode, source)).and_then(|readings| readings.now.as_ref());
+            let ruleset = reading.and_then(|reading| reading.ruleset.as_ref());
+            found.extend(ruleset.iter().flat_map(|ruleset| ruleset.chains.translations(subject)));
+        }
+        found
+    }
+
     /// Reads what iptables-legacy has counted until now, to have it when the first packet is dropped.
     pub(super) fn read_counters(&mut self, inode: u64, now_ns: u64) {
         for source in [true, false].map(|v4| Source::Legacy { v4 }) {

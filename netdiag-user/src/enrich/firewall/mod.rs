@@ -27,6 +27,7 @@ mod verdict;
 mod verdict_tests;
 
 use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 
 use fallback::{Fallback, Source};
 use layout::Layout;
@@ -36,10 +37,11 @@ use trace::Tracers;
 use verdict::{Question, Site, Verdict};
 
 use crate::enrich::changes::RuleName;
+use crate::enrich::facts::NatRule;
 use crate::enrich::reach::Reach;
 use crate::kernel::btf::Btf;
 use crate::kernel::peek::Pages;
-use crate::probes::{Drop, DropRule, Engine, Frames, Snapshot};
+use crate::probes::{Drop, DropRule, Engine, Frames, Packet, Snapshot};
 use crate::track::Hook;
 
 /// Pages of the kernel's memory that are read for one drop: a chain of some ten thousand rules.
@@ -60,7 +62,12 @@ pub struct Firewall {
     tracers: Option<Tracers>,
     /// Whether links join two namespaces; asked for only where packets are traced.
     joined: HashMap<(u64, u64), bool>,
+    /// With the time when that was, `CLOCK_MONOTONIC`: in a burst many ask for the same.
+    translations: HashMap<Translated, (u64, Vec<NatRule>)>,
 }
+
+/// What rules of NAT were asked for: namespace, hook, source and destination.
+type Translated = (u64, Hook, IpAddr, SocketAddr);
 
 /// Where the kernel frees what a rule drops: nftables itself, or the caller of every other filter.
 pub const BY_NFTABLES: &str = "nft_do_chain";
@@ -159,6 +166,34 @@ impl Firewall {
             }
         }
         drop.rule = Some(Box::new(rule));
+    }
+
+    /// The rules of this network namespace (inode number) that may give a packet another destination in this hook.
+    /// `now_ns`: `CLOCK_MONOTONIC`.
+    pub fn translations(&mut self, netns: u64, hook: Hook, packet: &Packet, now_ns: u64) -> Vec<NatRule> {
+        const OLD_NS: u64 = 1_000_000_000;
+        const MAX_KNOWN: usize = 256;
+        let key = (netns, hook, packet.tuple.source.ip(), packet.tuple.destination);
+        if let Some((at_ns, known)) = self.translations.get(&key)
+            && now_ns.saturating_sub(*at_ns) < OLD_NS
+        {
+            return known.clone();
+        }
+        let found = self.fallback.translations(netns, &Subject { packet, hook }, now_ns);
+        let rule = |found: matching::Found| NatRule {
+            netns,
+            family: found.family,
+            table: found.table,
+            chain: found.chain,
+            handle: found.rule.and_then(|rule| rule.handle),
+            to: found.to,
+        };
+        let rules: Vec<NatRule> = found.into_iter().map(rule).collect();
+        if self.translations.len() >= MAX_KNOWN {
+            self.translations.clear();
+        }
+        self.translations.insert(key, (now_ns, rules.clone()));
+        rules
     }
 
     /// Reads the counters by which the rules of iptables-legacy are told apart in this network namespace (inode

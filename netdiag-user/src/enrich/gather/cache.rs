@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::{about_connection, gather, needs::Needs};
+use super::gather_among;
+use super::known::Known;
+use super::needs::Needs;
 use crate::enrich::facts::{Facts, QueueSample};
-use crate::enrich::process;
-use crate::probes::Owner;
+use crate::enrich::netns::Listing;
 use crate::track::{Connection, End, Side};
 
 /// Answers younger than this are given again.
@@ -63,11 +64,10 @@ impl Key {
 struct Entry {
     at: Instant,
     key: Key,
-    owner: Option<Owner>,
     facts: Facts,
 }
 
-/// Gathers facts like [`gather`], but at a bounded rate and with a memory of one second.
+/// Gathers facts like [`gather`](super::gather), but at a bounded rate and with a memory of one second.
 #[derive(Debug, Default)]
 pub struct Gatherer {
     /// Oldest first.
@@ -76,6 +76,8 @@ pub struct Gatherer {
     gathered: u32,
     spent: Duration,
     skipped: u64,
+    known: Known,
+    listing: Listing,
     generous: bool,
 }
 
@@ -89,10 +91,12 @@ impl Gatherer {
         Self { generous: true, ..Self::default() }
     }
 
-    /// As [`gather`]; what was learnt less than a second ago for the same failure (namespaces, addresses,
+    /// As [`gather`](super::gather); what was learnt less than a second ago for the same failure (namespaces, addresses,
     /// errno and end) is used again. Beyond 50 times a second, or a quarter of a second spent in each, only
-    /// the name of the namespace and the samples are given, and [`skipped`](Self::skipped) counts it.
+    /// what is at hand is given, and [`skipped`](Self::skipped) counts it.
     pub fn gather(&mut self, connection: &Connection, samples: Vec<QueueSample>) -> Facts {
+        let listing = self.listing.clone();
+        let gather = |connection: &Connection, samples| gather_among(connection, samples, &listing);
         self.gather_by(connection, samples, Instant::now, gather)
     }
 
@@ -119,11 +123,18 @@ impl Gatherer {
         }
         let key = Key::new(connection, needs);
         if let Some(entry) = self.recent.iter().find(|entry| entry.key == key) {
-            return again(entry, connection, samples);
+            let own = self.known.about(connection, samples, true, now);
+            return Facts {
+                netns: own.netns,
+                process: own.process,
+                queue_samples: own.queue_samples,
+                ..entry.facts.clone()
+            };
         }
         if !self.may_gather(now) {
             self.skipped += 1;
-            return about_connection(connection, samples, false);
+            let own = self.known.about(connection, samples, false, now);
+            return Facts { not_looked_up: needs.names(), ..own };
         }
         let facts = gather(connection, samples);
         let done = clock();
@@ -132,8 +143,7 @@ impl Gatherer {
         if self.recent.len() == MAX_ENTRIES {
             self.recent.pop_front();
         }
-        let owner = connection.owner.clone();
-        self.recent.push_back(Entry { at: done, key, owner, facts: facts.clone() });
+        self.recent.push_back(Entry { at: done, key, facts: facts.clone() });
         facts
     }
 
@@ -149,22 +159,13 @@ impl Gatherer {
     }
 }
 
-/// What was learnt of another connection that failed in the same way.
-fn again(entry: &Entry, connection: &Connection, queue_samples: Vec<QueueSample>) -> Facts {
-    let mut facts = Facts { queue_samples, ..entry.facts.clone() };
-    let who = |owner: &Option<Owner>| owner.as_ref().map(|owner| (owner.pid, owner.comm.clone()));
-    if who(&entry.owner) != who(&connection.owner) {
-        facts.process = connection.owner.as_ref().and_then(process::of_owner);
-    }
-    facts
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
 
     use super::super::tests::connection;
     use super::*;
+    use crate::enrich::facts::LISTENERS;
 
     struct Bench {
         gatherer: Gatherer,
@@ -229,6 +230,7 @@ mod tests {
         for port in 1..=60 {
             let facts = bench.gather(&failed(port));
             assert_eq!(facts.route_text.is_some(), port <= 50);
+            assert_eq!(facts.is_not_looked_up(LISTENERS), port > 50);
             assert_eq!(facts.netns.is_some(), port > 50, "the stand-in knows none");
         }
         assert_eq!((bench.calls.get(), bench.gatherer.skipped()), (50, 10));

@@ -1,5 +1,6 @@
 //! Which facts a failure calls for.
 
+use crate::enrich::facts::LISTENERS;
 use crate::probes::{Call, TcpState};
 use crate::track::{Connection, End};
 
@@ -53,6 +54,20 @@ impl Needs {
             (End::State { from: Established | CloseWait, .. }, None) => PEER,
             (End::State { .. }, None) => NOTHING,
         }
+    }
+
+    /// As [`Facts::not_looked_up`] names them.
+    ///
+    /// [`Facts::not_looked_up`]: crate::enrich::facts::Facts::not_looked_up
+    pub(super) fn names(self) -> Vec<String> {
+        let all = [
+            (self.peer, LISTENERS),
+            (self.path, "route"),
+            (self.links, "links"),
+            (self.settings, "settings"),
+            (self.in_the_way.is_some(), "holders"),
+        ];
+        all.into_iter().filter(|(needed, _)| *needed).map(|(_, name)| name.to_owned()).collect()
     }
 
     /// Whether the facts depend on the local port.

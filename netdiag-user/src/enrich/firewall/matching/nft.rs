@@ -127,11 +127,39 @@ fn verdict(name: &str, content: &Value) -> Option<Verdict> {
         "continue" => Verdict::Continue,
         "jump" => Verdict::Jump(target()?),
         "goto" => Verdict::Goto(target()?),
+        "dnat" => Verdict::Translate(destination(content)),
+        "redirect" => Verdict::Translate(port(content)),
         // A target of iptables; what it does with its options is not listed.
         "xt" if content["type"] == "target" && content["name"] == "REJECT" => Verdict::Reject,
+        "xt" if content["type"] == "target"
+            && (content["name"] == "DNAT" || content["name"] == "REDIRECT") =>
+        {
+            Verdict::Translate(None)
+        }
         "xt" if content["type"] == "target" => Verdict::Continue,
         _ => return None,
     })
+}
+
+/// Of `dnat`, where it names one.
+fn destination(content: &Value) -> Option<String> {
+    let Some(address) = content["addr"].as_str() else {
+        return port(content).filter(|_| content["addr"].is_null());
+    };
+    let bare = match address.contains(':') {
+        true => format!("[{address}]"),
+        false => address.to_owned(),
+    };
+    match (&content["port"], port(content)) {
+        (Value::Null, _) => Some(address.to_owned()),
+        (_, Some(port)) => Some(bare + &port),
+        (_, None) => None,
+    }
+}
+
+/// `:8081`
+fn port(content: &Value) -> Option<String> {
+    content["port"].as_u64().map(|port| format!(":{port}"))
 }
 
 /// The verdicts of a map whose keys the packet may have.

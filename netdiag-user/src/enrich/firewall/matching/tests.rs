@@ -276,3 +276,50 @@ fn doubts_stay_doubts() {
     assert_eq!(Fits::Yes.and(Fits::Maybe), Fits::Maybe);
     assert_eq!(Fits::No.or(Fits::Maybe), Fits::Maybe);
 }
+
+/// Where a SYN of this machine may be sent.
+fn sent_to(chains: &Chains) -> Vec<Option<String>> {
+    let found = chains.translations(&Subject { packet: &v4(), hook: Hook::Output });
+    found.into_iter().map(|found| found.to).collect()
+}
+
+#[test]
+fn rules_that_give_another_destination() {
+    let nft = |rules: serde_json::Value| {
+        let mut listing = vec![
+            json!({"table": {"family": "ip", "name": "t", "handle": 1}}),
+            json!({"chain": {"family": "ip", "table": "t", "name": "c", "handle": 1, "type": "nat",
+                "hook": "output", "prio": -100, "policy": "accept"}}),
+        ];
+        for rule in rules.as_array().unwrap() {
+            listing.push(
+                json!({"rule": {"family": "ip", "table": "t", "chain": "c", "handle": 2, "expr": rule}}),
+            );
+        }
+        sent_to(&nft::parse(json!({ "nftables": listing })))
+    };
+    let port = |number: u16| json!({"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": number}});
+    let dnat = json!({"dnat": {"addr": "10.0.9.9", "port": 80}});
+    let some = |text: &str| vec![Some(text.to_owned())];
+    assert_eq!(nft(json!([[port(8080), dnat]])), some("10.0.9.9:80"));
+    assert_eq!(nft(json!([[port(8081), dnat]])), []);
+    assert_eq!(nft(json!([[port(8080), {"return": null}], [dnat]])), []);
+    assert_eq!(nft(json!([[{"redirect": {"port": 8081}}], [dnat]])), some(":8081"), "the first decides");
+    assert_eq!(nft(json!([[{"dnat": {"addr": "fd00::9", "port": 80}}]])), some("[fd00::9]:80"));
+    assert_eq!(nft(json!([[{"dnat": {"addr": "10.0.9.9"}}]])), some("10.0.9.9"));
+    assert_eq!(nft(json!([[{"dnat": {"addr": {"map": {}}, "port": 80}}]])), [None]);
+    assert_eq!(nft(json!([[{"xt": {"type": "target", "name": "DNAT"}}]])), [None]);
+    assert_eq!(nft(json!([[{"masquerade": null}]])), []);
+
+    let saved = |rules: &str| {
+        let text = format!("*nat\n:OUTPUT ACCEPT [0:0]\n:SVC - [0:0]\n{rules}COMMIT\n");
+        sent_to(&xtables::parse(&text, "ip"))
+    };
+    let jump = "-A OUTPUT -d 10.0.2.2/32 -p tcp -m tcp --dport 8080 -j SVC\n";
+    let to = |to: &str| format!("{jump}-A SVC -p tcp -j DNAT --to-destination {to}\n");
+    assert_eq!(saved(&to("10.0.9.9:80")), some("10.0.9.9:80"));
+    assert_eq!(saved(&to("10.0.9.1-10.0.9.9")), [None]);
+    assert_eq!(saved("-A SVC -p tcp -j DNAT --to-destination 10.0.9.9:80\n"), []);
+    assert_eq!(saved("-A OUTPUT -p tcp -j REDIRECT --to-ports 8081\n"), some(":8081"));
+    assert_eq!(saved("-A OUTPUT -p udp -j REDIRECT --to-ports 8081\n"), []);
+}

@@ -24,6 +24,9 @@ pub(in super::super) enum Verdict {
     Return,
     Jump(String),
     Goto(String),
+    /// Gives the packet another destination, in words: an address, a port (`:8081`), or both. `None`: one that the
+    /// listing does not tell.
+    Translate(Option<String>),
 }
 
 /// One of a rule's verdicts; a verdict map has several.
@@ -113,6 +116,15 @@ pub(in super::super) struct Found {
     pub(in super::super) rule: Option<Named>,
     pub(in super::super) rejects: bool,
     pub(in super::super) packets: Option<u64>,
+    /// Where it sends the packet to, of rules that do.
+    pub(in super::super) to: Option<String>,
+}
+
+/// What is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Drops,
+    Translations,
 }
 
 impl Found {
@@ -130,6 +142,16 @@ impl Found {
 impl Chains {
     /// The rules that may have dropped the packet, in the order in which it met them. Empty if it passes for sure.
     pub(in super::super) fn candidates(&self, subject: &Subject<'_>) -> Vec<Found> {
+        self.walk(subject, Wanted::Drops)
+    }
+
+    /// The rules that may have given the packet another destination, in the order in which it met them. Empty if none did
+    /// for sure.
+    pub(in super::super) fn translations(&self, subject: &Subject<'_>) -> Vec<Found> {
+        self.walk(subject, Wanted::Translations)
+    }
+
+    fn walk(&self, subject: &Subject<'_>, wanted: Wanted) -> Vec<Found> {
         let mut bases: Vec<(&Table, &Chain, &Base)> = Vec::new();
         for table in self.tables.iter().filter(|table| subject.meets(&table.family)) {
             let here = table.chains.values().filter_map(|chain| Some((table, chain, chain.base.as_ref()?)));
@@ -138,13 +160,15 @@ impl Chains {
         bases.sort_by_key(|(_, chain, base)| (base.priority, chain.table_handle, chain.name.clone()));
         let mut found = Vec::new();
         for (table, chain, base) in bases {
-            let mut walk = Walk { subject, table, found: &mut found, steps: 0 };
+            let mut walk = Walk { subject, table, wanted, found: &mut found, steps: 0 };
             match walk.chain(chain, 0) {
-                Flow::Dropped => break,
+                // What was answered was not dropped.
+                Flow::Dropped if wanted == Wanted::Drops => break,
+                Flow::Dropped => continue,
                 Flow::Accepted => continue,
                 Flow::GoesOn => {}
             }
-            if base.drops {
+            if base.drops && wanted == Wanted::Drops {
                 found.push(Found { rule: None, rejects: false, packets: base.packets, ..Found::of(chain) });
                 break;
             }
@@ -173,6 +197,7 @@ impl Found {
             rule: None,
             rejects: false,
             packets: None,
+            to: None,
         }
     }
 }
@@ -189,6 +214,7 @@ enum Flow {
 struct Walk<'a> {
     subject: &'a Subject<'a>,
     table: &'a Table,
+    wanted: Wanted,
     found: &'a mut Vec<Found>,
     steps: usize,
 }
@@ -212,8 +238,14 @@ impl Walk<'_> {
                     Verdict::Return => continue,
                     Verdict::Accept => Flow::Accepted,
                     Verdict::Drop | Verdict::Reject => {
-                        self.add(chain, rule, outcome.verdict == Verdict::Reject);
+                        let rejects = outcome.verdict == Verdict::Reject;
+                        self.add(Wanted::Drops, rule, Found { rejects, ..Found::of(chain) });
                         Flow::Dropped
+                    }
+                    Verdict::Translate(to) => {
+                        let found = Found { to: to.clone(), ..Found::of(chain) };
+                        self.add(Wanted::Translations, rule, found);
+                        Flow::Accepted
                     }
                     Verdict::Jump(name) | Verdict::Goto(name) => match self.table.chains.get(name) {
                         Some(target) => self.chain(target, depth + 1),
@@ -228,9 +260,11 @@ impl Walk<'_> {
         Flow::GoesOn
     }
 
-    fn add(&mut self, chain: &Chain, rule: &Rule, rejects: bool) {
-        let found =
-            Found { rule: Some(rule.named.clone()), rejects, packets: rule.packets, ..Found::of(chain) };
+    fn add(&mut self, as_what: Wanted, rule: &Rule, found: Found) {
+        if as_what != self.wanted {
+            return;
+        }
+        let found = Found { rule: Some(rule.named.clone()), packets: rule.packets, ..found };
         if !self.found.iter().any(|known| known.is(&found)) {
             self.found.push(found);
         }

@@ -77,7 +77,10 @@ pub(super) fn outcomes(words: &[String], table: &Table, subject: &Subject<'_>) -
         match option {
             "-j" | "-g" => {
                 let Some(target) = at.value() else { break };
-                verdict = target_of(target, option == "-g", &table.chains);
+                verdict = match target {
+                    "DNAT" | "REDIRECT" => Verdict::Translate(destination(&mut at)),
+                    _ => target_of(target, option == "-g", &table.chains),
+                };
                 break;
             }
             "--comment" => {
@@ -108,6 +111,19 @@ fn target_of(target: &str, goto: bool, chains: &HashMap<String, Chain>) -> Verdi
         // Most go on; those that end it do not drop it here.
         _ => Verdict::Continue,
     }
+}
+
+/// The option of DNAT or REDIRECT that says where to; `None` for a range.
+fn destination(at: &mut Options<'_>) -> Option<String> {
+    while let Some(option) = at.option() {
+        let text = match option {
+            "--to-destination" => at.value()?.to_owned(),
+            "--to-ports" => format!(":{}", at.value()?),
+            _ => continue,
+        };
+        return Some(text).filter(|text| !text.contains(['-', '/']));
+    }
+    None
 }
 
 fn test(option: &str, at: &mut Options<'_>, subject: &Subject<'_>) -> Fits {
