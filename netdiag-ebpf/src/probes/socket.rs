@@ -5,27 +5,27 @@
 //! made at SYN_SENT and removed at CLOSE, the middle is left to `tcp_sock`. Server sides get an entry only at
 //! the first sign of trouble.
 //!
-//! Traps: sockets of MPTCP and SCTP come this way too and are no `tcp_sock`; the connections below an MPTCP socket are
-//! TCP, and come by themselves. CLOSE->SYN_SENT has no local port yet; `skc_num` is cleared before the last transition of a failed
-//! connect, `inet_sport` and the addresses only after it (tcp_disconnect, tcp_v4_connect). `current` is the owner at SYN_SENT, and at CLOSE only when the
-//! socket is locked by a process (`sk_lock.owned`) and has no error. A softirq that closes it sets `sk_err`
-//! first, but the application may take that on another CPU before the transition.
+//! Traps: sockets of MPTCP and SCTP come this way too and are no `tcp_sock`; the connections below an MPTCP socket
+//! are TCP, and come by themselves. CLOSE->SYN_SENT has no local port yet; `skc_num` is cleared before the last
+//! transition of a failed connect, `inet_sport` and the addresses only after it (tcp_disconnect, tcp_v4_connect).
+//! `current` is the owner at SYN_SENT, and at CLOSE only when the socket is locked by a process (`sk_lock.owned`) and
+//! has no error. A softirq that closes it sets `sk_err` first, but the application may take that on another CPU
+//! before the transition.
 
 mod latency;
 mod listeners;
+mod timeline;
 
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use netdiag_ebpf::config::{FLAG_ALL, FLAG_LATENCY, FLAG_OWNERS, FLAG_TRACK_PROCESSES};
 use netdiag_ebpf::counters::Counter;
 use netdiag_ebpf::fields::Field;
 use netdiag_ebpf::records::{
-    ConnectionRecord, DroppedSyn, Interest, Owner, STEPS, SocketEntry, Step, SuspectRecord, Timeline, kind,
-    socket_flag, step,
+    ConnectionRecord, DroppedSyn, Interest, Owner, SocketEntry, SuspectRecord, kind, socket_flag, step,
 };
 
 use crate::kernel::sock::{self, state};
@@ -34,14 +34,9 @@ use crate::maps::{INTEREST, TIMELINES, TRACKED, config, count, send, take_intere
 use crate::probes::time_wait;
 use crate::{dropped_syns, sockets};
 
-const IPPROTO_TCP: u16 = 6;
+pub use timeline::add_step;
 
-static EMPTY_TIMELINE: Timeline = Timeline {
-    start_ns: 0,
-    count: 0,
-    _pad: 0,
-    steps: [Step { offset_us: 0, kind: 0, _pad: 0, code: 0, detail: 0 }; STEPS],
-};
+const IPPROTO_TCP: u16 = 6;
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
@@ -298,43 +293,6 @@ fn made_now(id: u64, sk: *const c_void) -> Option<&'static mut SocketEntry> {
     Some(entry)
 }
 
-/// Appends a step to the socket's timeline, which begins with the first.
-#[inline(always)]
-pub fn add_step(sk: *const c_void, entry: &mut SocketEntry, kind: u8, code: u16, detail: u32) {
-    // SAFETY: no arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
-    let key = sk as u64;
-    if entry.flags & socket_flag::TIMELINE == 0 {
-        #[expect(clippy::needless_borrows_for_generic_args, reason = "by value it would not fit the stack")]
-        let inserted = TIMELINES.insert(key, &EMPTY_TIMELINE, 0);
-        if inserted.is_err() {
-            count(Counter::LostTimeline);
-            return;
-        }
-        entry.flags |= socket_flag::TIMELINE;
-    }
-    let Some(timeline) = TIMELINES.get_ptr_mut(key) else {
-        count(Counter::LostTimeline);
-        return;
-    };
-    // SAFETY: a live map value.
-    let timeline = unsafe { &mut *timeline };
-    if timeline.start_ns == 0 {
-        timeline.start_ns = entry.start_ns;
-    }
-    let index = timeline.count as usize;
-    // Bound first, then count: the verifier of 6.12 loses the bound of a number that it knows to saturate.
-    if index >= STEPS {
-        timeline.count = timeline.count.saturating_add(1);
-        count(Counter::LostStep);
-        return;
-    }
-    timeline.count += 1;
-    let offset_us = now.saturating_sub(entry.start_ns) / 1000;
-    let offset_us = if offset_us > u32::MAX as u64 { u32::MAX } else { offset_us as u32 };
-    timeline.steps[index] = Step { offset_us, kind, _pad: 0, code, detail };
-}
-
 /// A SYN was sent again: user space looks at the way and at the listener while the trouble is there.
 #[inline(always)]
 pub fn suspect(sk: *const c_void, entry: &mut SocketEntry) {
@@ -392,16 +350,6 @@ fn send_connection(sk: *const c_void, entry: &SocketEntry, old: u8, new: u8, in_
                 record.flags |= socket_flag::CLOSER_EXITING;
             }
         }
-        let timeline =
-            if entry.flags & socket_flag::TIMELINE != 0 { TIMELINES.get_ptr(sk as u64) } else { None };
-        let source = timeline.unwrap_or(&raw const EMPTY_TIMELINE);
-        // SAFETY: both are as large as a Timeline; the copy through the helper keeps the program short.
-        unsafe {
-            bpf_probe_read_kernel(
-                (&raw mut record.timeline).cast(),
-                size_of::<Timeline>() as u32,
-                source.cast(),
-            );
-        }
+        timeline::copy(sk, entry, &mut record.timeline);
     });
 }

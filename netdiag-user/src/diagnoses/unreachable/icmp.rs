@@ -216,8 +216,7 @@ mod tests {
     use super::super::testing::*;
     use super::*;
     use crate::diagnoses::testing::{Case, Drop, here};
-    use crate::probes::DropRule;
-    use crate::probes::{TcpState, protocol};
+    use crate::probes::{DropRule, TcpState, protocol};
     use crate::track::Hook;
 
     const UNREACHABLE: &str = "unreachable.icmp-unreachable";
