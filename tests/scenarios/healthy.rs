@@ -25,6 +25,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::healthy("grandchild", a_grandchild),
     Scenario::healthy("udp", udp),
     Scenario::healthy("half_closed", half_closed),
+    Scenario::healthy("health_check", health_check),
     Scenario::healthy("server_closes_first", server_closes_first),
     Scenario::healthy("loopback", loopback),
     Scenario::healthy("no_connection_at_all", no_connection_at_all),
@@ -68,6 +69,11 @@ fn nonblocking() -> Result<()> {
 
 fn half_closed() -> Result<()> {
     echo_steps("tcp connect=ADDR send=9 shutdown recv close")
+}
+
+/// Load balancers and port scanners ask so whether somebody listens.
+fn health_check() -> Result<()> {
+    echo_steps("tcp linger0 connect=ADDR close")
 }
 
 fn a_grandchild() -> Result<()> {

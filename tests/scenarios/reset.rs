@@ -22,6 +22,7 @@ const TUN: &[Need] = &[Need::Tun];
 const TUN_CURL: &[Need] = &[Need::Tun, Need::Tool("curl")];
 const TUN_PYTHON: &[Need] = &[Need::Tun, Need::Python];
 const PYTHON: &[Need] = &[Need::Python];
+const PYTHON_NFT: &[Need] = &[Need::Python, Need::Nftables];
 const CURL: &[Need] = &[Need::Tool("curl")];
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -32,6 +33,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::hit(BY_PEER, "in_the_middle_v4", || in_the_middle(V4)).needs(TUN),
     Scenario::hit(BY_PEER, "in_the_middle_v6", || in_the_middle(V6)).needs(TUN),
     Scenario::hit(BY_PEER, "after_its_fin", after_its_fin).needs(TUN),
+    Scenario::hit(BY_PEER, "rule_of_this_machine", rule_of_this_machine).needs(PYTHON_NFT),
     Scenario::near_miss(BY_PEER, "orderly_close", orderly_close).needs(TUN),
     Scenario::near_miss(BY_PEER, "after_our_close", after_our_close).needs(TUN),
     Scenario::near_miss(BY_PEER, "of_the_syn", of_the_syn).needs(TUN),
@@ -225,6 +227,32 @@ fn all_was_read() -> Result<()> {
         let report = server_under_netdiag(&net, family.server(8080), server, "send=100 recv close")?;
         report.exits(0)?.nothing()?;
     }
+    Ok(())
+}
+
+/// A rule that rejects comes while the connection is up: the peer did nothing.
+fn rule_of_this_machine() -> Result<()> {
+    const CLIENT: &str = r#"
+import socket, subprocess, sys
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+s.sendall(b"a")
+s.recv(1)
+subprocess.run(["nft", "add rule inet fw c tcp dport 8080 reject with tcp reset"], check=True)
+s.sendall(b"b")
+s.recv(1)
+"#;
+    let net = Topology::new()?;
+    let address = V4.server(8080);
+    let _server = servers::echo(&net.server, address)?;
+    net.client.nft("table inet fw { chain c { type filter hook output priority 0; }; }")?;
+    let words = ["python3", "-c", CLIENT, &address.ip().to_string(), "8080"].map(str::to_owned);
+    let report = net.netdiag_run(&words)?;
+    let found = report.exits(1)?.the_only(BY_PEER)?.certain()?.errno(Some("ECONNRESET"))?;
+    found
+        .has("/where/netns", net.client.inode())?
+        .has("/where/stage", "netfilter")?
+        .has("/firewall/chain", "c")?
+        .mentions("/next_steps/0/command", "nft delete rule inet fw c handle ")?;
     Ok(())
 }
 

@@ -46,6 +46,7 @@ pub fn exhausted(evidence: &Evidence) -> Verdict {
         _ => format!(" for {}", host_port(connection.peer)),
     };
     let cause = match size {
+        Some(0) => "ip_local_reserved_ports leaves no port of ip_local_port_range".to_owned(),
         Some(size) if full => format!("all {size} local ports{target} are taken{}", by_whom(evidence)),
         _ => format!("the kernel found no free local port{target}"),
     };

@@ -2,9 +2,13 @@
 
 use super::cause::{got_reset, refused_by_listener};
 use super::known::{bytes, errno};
+use crate::diagnoses::rule::{self, Allow};
 use crate::diagnoses::{Confidence, Evidence, Finding, Stage, Verdict, Where, WhereSide, words};
-use crate::probes::{Packet, TcpState};
+use crate::probes::{DropRule, Packet, TcpState};
 use crate::track::{End, Side, What};
+
+/// The answer of a rule of this machine comes at once.
+const AT_ONCE_NS: u64 = 100_000_000;
 
 /// Who sent the RST, as far as it can be told.
 enum Origin<'a> {
@@ -12,6 +16,8 @@ enum Origin<'a> {
     Forgotten { what: &'a What },
     /// The other end's socket on this machine.
     PeerHere,
+    /// A rule of this machine's firewall that rejects dropped our packet right before.
+    Rejected { what: &'a What, rule: &'a DropRule },
     /// A firewall of this machine dropped our packet, and may have answered for the peer.
     Firewall,
     /// The RST's time to live is not that of the SYN-ACK.
@@ -27,9 +33,12 @@ pub(super) fn by_peer(evidence: &Evidence) -> Verdict {
     let connection = &evidence.connection;
     let other = if connection.side == Side::Outbound { "the peer" } else { "the client" };
     let origin = origin(evidence);
+    if let Origin::Rejected { what, rule } = origin {
+        return rejected(evidence, what, rule);
+    }
     let seen = evidence.timeline.iter().any(|moment| moment.what == What::ResetReceived);
     let confidence = match origin {
-        Origin::Forgotten { .. } => Confidence::Certain,
+        Origin::Forgotten { .. } | Origin::Rejected { .. } => Confidence::Certain,
         Origin::PeerHere if seen => Confidence::Certain,
         Origin::PeerHere | Origin::Remote { .. } => Confidence::Likely,
         Origin::Firewall | Origin::OtherTtl { .. } => Confidence::Possible,
@@ -53,7 +62,7 @@ pub(super) fn by_peer(evidence: &Evidence) -> Verdict {
                 "a RST came with TTL {rst}, {other}'s SYN-ACK had {syn_ack}: perhaps a device in between; {conversation}"
             )
         }
-        Origin::Firewall => {
+        Origin::Firewall | Origin::Rejected { .. } => {
             format!("a RST came after a firewall of this machine had dropped a packet of it; {conversation}")
         }
     };
@@ -76,6 +85,20 @@ fn origin(evidence: &Evidence) -> Origin<'_> {
     if let Some((_, what)) = evidence.drop_of(&["NO_SOCKET"], true) {
         return Origin::Forgotten { what };
     }
+    let end_ns = evidence.connection.end_ns;
+    let rejected = evidence.drops().filter_map(|(time_ns, what)| match what {
+        What::Dropped { outgoing: true, reason, rule: Some(rule), .. }
+            if reason == "NETFILTER_DROP"
+                && rule.candidates().any(|rule| rule.rejects)
+                && (time_ns..=time_ns + AT_ONCE_NS).contains(&end_ns) =>
+        {
+            Some(Origin::Rejected { what, rule })
+        }
+        _ => None,
+    });
+    if let Some(origin) = rejected.last() {
+        return origin;
+    }
     if evidence.drop_of(&["NETFILTER_DROP"], true).is_some() {
         return Origin::Firewall;
     }
@@ -91,6 +114,25 @@ fn origin(evidence: &Evidence) -> Origin<'_> {
         (Some(_), Some(_)) => Origin::Remote { same_ttl: true },
         _ => Origin::Remote { same_ttl: false },
     }
+}
+
+fn rejected(evidence: &Evidence, what: &What, named: &DropRule) -> Verdict {
+    let What::Dropped { packet, hook, place, symbol, .. } = what else { return Verdict::Healthy };
+    let there = words::netns_phrase(evidence, Some(place.netns), place.netns_name.as_deref());
+    let after = words::duration(evidence.connection.duration());
+    let finding = Finding::new(
+        Confidence::Certain,
+        Where::new(WhereSide::Local, Stage::Netfilter).at(place).symbol(symbol.as_deref()),
+        format!("reset after {after}{}", errno(evidence)),
+        format!("a firewall of this machine{there} answered a packet of it with RST, in the peer's name"),
+    )
+    .firewall(rule::fact(None, *hook, Some(named)))
+    .explain(format!(
+        "The connection was up, and then a rule{there} that rejects took one of its packets. The peer did not send the RST, \
+         and may not know of it. {}",
+        rule::sentence(named)
+    ));
+    rule::steps(finding, &words::enter(evidence, place), named, Allow::Packet(&packet.tuple)).found()
 }
 
 fn place(evidence: &Evidence, origin: &Origin) -> Where {
@@ -207,6 +249,21 @@ mod tests {
         let gone =
             reset().dropped(4999, Drop::syn("NO_SOCKET", "tcp_v4_rcv").flags(ACK).place(there())).found(CODE);
         assert_eq!((gone.confidence, gone.place.stage), (Confidence::Certain, Stage::Tcp));
+    }
+
+    #[test]
+    fn by_a_rule_of_this_machine() {
+        let rule = |rejects| DropRule { rejects, handle: Some(5), ..DropRule::default() };
+        let dropped = |rejects| {
+            Drop::syn("NETFILTER_DROP", "nft_do_chain").flags(ACK).place(there()).rule(rule(rejects))
+        };
+        let case = || reset().lasted(5000);
+        let finding = case().dropped(4999, dropped(true)).found(CODE);
+        assert_eq!((finding.confidence, finding.place.stage), (Confidence::Certain, Stage::Netfilter));
+        let in_silence = case().dropped(4999, dropped(false)).found(CODE);
+        assert_eq!(in_silence.confidence, Confidence::Possible);
+        let long_ago = case().dropped(1000, dropped(true)).found(CODE);
+        assert_eq!(long_ago.confidence, Confidence::Possible);
     }
 
     #[test]

@@ -78,6 +78,12 @@ fn has_spoken(connection: &Connection) -> bool {
     connection.tcp.bytes_acked.is_none_or(|acked| acked > control)
 }
 
+/// Whether neither side ever sent data.
+pub(super) fn said_nothing(connection: &Connection) -> bool {
+    let tcp = &connection.tcp;
+    tcp.bytes_received == Some(0) && tcp.unacked == Some(0) && !has_spoken(connection)
+}
+
 /// A listener that had no room reset it: `refused.backlog-overflow`.
 pub(super) fn refused_by_listener(evidence: &Evidence) -> bool {
     let answered = evidence.timeline.iter().any(|moment| match &moment.what {

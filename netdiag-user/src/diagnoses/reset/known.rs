@@ -1,6 +1,6 @@
 //! Resets whose cause this machine knows: its own end sent the RST, or the other end is here too.
 
-use super::cause::{Cause, cause, got_reset, refused_by_listener};
+use super::cause::{Cause, cause, got_reset, refused_by_listener, said_nothing};
 use crate::diagnoses::{Confidence, Evidence, Finding, Stage, Verdict, Where, WhereSide, words};
 use crate::enrich::facts::NetnsFact;
 use crate::probes::Closer;
@@ -42,6 +42,8 @@ pub(super) fn linger(evidence: &Evidence) -> Verdict {
     let Some(sender) = sender(evidence) else { return Verdict::Healthy };
     let Connection { linger, tcp, .. } = sender.connection;
     match sender.cause {
+        // A health check or a port scan: nothing could be lost.
+        Cause::Linger if sender.own && said_nothing(&evidence.connection) => Verdict::Healthy,
         Cause::Linger => found_linger(evidence, &sender).found(),
         Cause::Unknown if linger.is_none() || *linger == Some(true) && tcp.lingertime.is_none() => {
             Verdict::NotEnough("whether SO_LINGER was set".into())
@@ -221,8 +223,11 @@ mod tests {
             ("reset.unread-data", Confidence::Certain, WhereSide::Local)
         );
         assert!(finding.cause.starts_with("curl[4213] closed the socket with 100 bytes unread"));
-        let (code, _) = closing().with(|e| e.connection.linger = Some(true)).diagnosed();
+        let linger = || closing().with(|e| e.connection.linger = Some(true));
+        let (code, _) = linger().tcp(|tcp| tcp.bytes_acked = Some(121)).diagnosed();
         assert_eq!(code, "reset.linger");
+        let check = linger().tcp(|tcp| (tcp.bytes_acked, tcp.bytes_received) = (Some(1), Some(0)));
+        assert_eq!(check.asked("reset.linger"), Verdict::Healthy);
         let exited = closing().tcp(|tcp| tcp.unread = Some(1)).with(|e| {
             e.connection.closer = Some(Closer { pid: 4213, uid: 1000, comm: "curl".into(), exiting: true });
         });

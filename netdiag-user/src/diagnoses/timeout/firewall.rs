@@ -122,6 +122,30 @@ mod tests {
     }
 
     #[test]
+    fn an_established_connection_is_rejected() {
+        let case = |code| {
+            let drop = testing::Drop::syn("NETFILTER_DROP", "nft_do_chain")
+                .flags(ACK)
+                .hook(Hook::Forward)
+                .place(there());
+            let sent = crate::track::What::IcmpSent {
+                icmp_type: 3,
+                icmp_code: code,
+                outgoing: true,
+                place: there(),
+            };
+            Case::ending(TcpState::Established, TcpState::FinWait1)
+                .data_again(&[200, 600])
+                .dropped(200, drop.clone())
+                .dropped(600, drop)
+                .at(600, sent)
+        };
+        let noted = case(3).with(|e| e.connection.soft_errno = Some(libc::ECONNREFUSED));
+        assert_eq!(noted.found("timeout.firewall-drop").confidence, Confidence::Certain);
+        assert_eq!(case(1).asked("timeout.firewall-drop"), Verdict::Healthy);
+    }
+
+    #[test]
     fn a_syn_dropped_by_nftables_is_certain() {
         let (code, finding) =
             Case::connecting().syn_again(&[1000]).dropped(0, nft()).dropped(1000, nft()).diagnosed();

@@ -169,7 +169,23 @@ fn went_silent(evidence: &Evidence) -> bool {
         && (connection.tcp.retransmits.is_some_and(|count| count > 0) || window_probes(evidence).is_some());
     connection.protocol == protocol::TCP
         && (abandoned || killed_established(evidence))
-        && !told_unreachable(evidence)
+        && (!told_unreachable(evidence) || told_only_of_ports(evidence))
+}
+
+/// A rule rejects, in words that would refuse a new connection and that an established one only notes: no other symptom
+/// has it.
+fn told_only_of_ports(evidence: &Evidence) -> bool {
+    let ipv4 = evidence.connection.peer.ip().to_canonical().is_ipv4();
+    let port = |icmp_type: u8, code: u8| {
+        if ipv4 { (icmp_type, code) == (3, 3) } else { (icmp_type, code) == (1, 4) }
+    };
+    evidence.connection.soft_errno.is_none_or(|errno| errno == libc::ECONNREFUSED)
+        && evidence.timeline.iter().all(|moment| match &moment.what {
+            What::IcmpReceived { packet, .. } => port(packet.flags, packet.code),
+            What::IcmpSent { outgoing: true, icmp_type, icmp_code, .. } => port(*icmp_type, *icmp_code),
+            What::NeighbourFailed { .. } => false,
+            _ => true,
+        })
 }
 
 /// How many probes went unanswered while data waited for the peer's window, or for a packet that could be sent.
