@@ -1,6 +1,6 @@
 //! Connections that fail.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -76,9 +76,12 @@ fn refused_datagram(port: u16) -> Result<()> {
     Ok(())
 }
 
+/// After data: who connects and resets without a word is taken for a health check.
 fn reset(listener: &TcpListener, to: SocketAddr) -> Result<()> {
-    let client = TcpStream::connect(to).context("connecting to the open port")?;
-    let (server, _) = listener.accept()?;
+    let mut client = TcpStream::connect(to).context("connecting to the open port")?;
+    let (mut server, _) = listener.accept()?;
+    server.write_all(b"!")?;
+    client.read_exact(&mut [0])?;
     setsockopt(&server, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
     drop(server);
     drop(client);
