@@ -81,7 +81,7 @@ struct Show {
     problems: Vec<(Report, bool)>,
     summary: Option<PastSummary>,
     unreadable: u64,
-    failed: Option<io::Error>,
+    failed: Option<anyhow::Error>,
     closed: bool,
 }
 
@@ -127,12 +127,12 @@ impl Show {
         if self.closed || self.failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    fn problem(&mut self, report: &Report, several: bool, head: &str) -> io::Result<()> {
+    fn problem(&mut self, report: &Report, several: bool, head: &str) -> anyhow::Result<()> {
         let text = format!("{head}{}\n", problem(report, several, self.now, &self.look));
         self.show(report, &text)
     }
 
-    fn show(&mut self, report: &Report, text: &str) -> io::Result<()> {
+    fn show(&mut self, report: &Report, text: &str) -> anyhow::Result<()> {
         self.closed = self.out.object(report)? == Reader::Closed || self.out.text(text)? == Reader::Closed;
         Ok(())
     }
@@ -158,7 +158,7 @@ impl Show {
     }
 
     /// Problems below a line for each destination or process.
-    fn listed(&mut self) -> io::Result<()> {
+    fn listed(&mut self) -> anyhow::Result<()> {
         let mut totals: HashMap<String, u64> = HashMap::new();
         let problems = std::mem::take(&mut self.problems);
         for (report, _) in &problems {

@@ -23,6 +23,8 @@ pub enum Stream {
     Stderr,
 }
 
+const NOT_WRITTEN: &str = "cannot write the results";
+
 /// Opens the place for results.
 pub fn open(global: &Global, stream: Stream) -> anyhow::Result<Box<dyn Write>> {
     match &global.output {
@@ -105,17 +107,17 @@ impl Language {
     }
 
     /// An object, where programs read.
-    pub fn object(&mut self, object: &impl serde::Serialize) -> io::Result<Reader> {
+    pub fn object(&mut self, object: &impl serde::Serialize) -> anyhow::Result<Reader> {
         match self {
-            Self::Json(lines) => lines.write(object),
+            Self::Json(lines) => lines.write(object).context(NOT_WRITTEN),
             Self::Text(_) => Ok(Reader::Open),
         }
     }
 
     /// A text, where people read.
-    pub fn text(&mut self, text: &str) -> io::Result<Reader> {
+    pub fn text(&mut self, text: &str) -> anyhow::Result<Reader> {
         match self {
-            Self::Text(pipe) => pipe.write(text),
+            Self::Text(pipe) => pipe.write(text).context(NOT_WRITTEN),
             Self::Json(_) => Ok(Reader::Open),
         }
     }
@@ -245,8 +247,8 @@ impl Sink {
 
     fn save(&mut self, evidence: &Evidence) -> anyhow::Result<()> {
         if let Some(file) = &mut self.evidence {
-            serde_json::to_writer(&mut *file, evidence)?;
-            file.write_all(b"\n")?;
+            let line = serde_json::to_string(evidence)? + "\n";
+            file.write_all(line.as_bytes()).context("cannot write the evidence")?;
         }
         Ok(())
     }

@@ -45,8 +45,25 @@ pub(super) fn that_rejects(rule: &DropRule) -> Option<DropRule> {
     Some(DropRule { others, ..first.clone() })
 }
 
-/// A sentence that names it.
+/// In a rule that drops what is more than a rate or a number: the words of nft and of iptables' matches.
+const LIMITS: &[&str] = &["limit rate over ", "ct count over ", "--hashlimit-above ", "--connlimit-above "];
+
+fn is_limit(rule: &DropRule) -> bool {
+    rule.text.as_ref().is_some_and(|text| LIMITS.iter().any(|words| text.contains(words)))
+}
+
+/// A sentence that names it, and one more where it is a limit.
 pub(super) fn sentence(rule: &DropRule) -> String {
+    let named = naming(rule);
+    if rule.others.is_empty() && is_limit(rule) {
+        return format!(
+            "{named} It is a limit: what is within it passes, and only more than that is dropped."
+        );
+    }
+    named
+}
+
+fn naming(rule: &DropRule) -> String {
     let name = name(rule);
     if !rule.others.is_empty() {
         let all: Vec<String> = rule.candidates().map(self::name).collect();
@@ -115,6 +132,10 @@ pub(super) fn steps(finding: Finding, ns: &str, rule: &DropRule, allow: Allow<'_
     if !rule.others.is_empty() {
         return by_counting(finding, ns, rule, allow);
     }
+    let finding = match is_limit(rule) && !rule.gone {
+        true => finding.advise("if so much is right, raise the rule's limit; else find out who sends it"),
+        false => finding,
+    };
     match rule.engine {
         Engine::Nftables => by_nft(finding, ns, rule, allow),
         Engine::Iptables | Engine::IptablesLegacy => by_iptables(finding, ns, rule, allow),
@@ -288,6 +309,21 @@ mod tests {
         );
         let says = sentence(&rule());
         assert_eq!(says, "It is the rule with handle 12 in chain c of table inet fw: `tcp dport 8080 drop`.");
+    }
+
+    #[test]
+    fn a_limit_is_one() {
+        let limit = |text: &str| DropRule { text: Some(text.into()), ..rule() };
+        let over = limit("tcp dport 80 ct count over 100 drop");
+        assert!(sentence(&over).ends_with("only more than that is dropped."));
+        assert!(
+            !sentence(&limit("limit rate 5/second drop")).contains("It is a limit"),
+            "it drops what is within"
+        );
+        let place = Where::new(WhereSide::Local, Stage::Netfilter);
+        let steps =
+            steps(Finding::new(Confidence::Certain, place, "", ""), "", &over, Allow::Answers).next_steps;
+        assert!(steps[0].text.contains("raise the rule's limit") && steps.len() == 4, "{steps:?}");
     }
 
     #[test]

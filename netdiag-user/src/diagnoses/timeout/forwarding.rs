@@ -38,19 +38,28 @@ pub(super) fn forwarding_disabled(evidence: &Evidence) -> Verdict {
          kernel dropped it in silence. That namespace acts as a router for this connection (a gateway, a container \
          host, a VPN end) and has not been told to be one.",
         drop.what()
-    ))
-    .next("is it 0?", format!("{ns}sysctl {name}"))
-    .next("if it is meant to be a router, let it forward", format!("{ns}sysctl -w {all}=1"))
-    .next("where it would send the packet then", format!("{ns}ip route get {destination}"))
-    .advise("if it is not, correct the route that leads there");
+    ));
+    let finding = match evidence.connection.died_connecting() {
+        true => finding,
+        false => finding.next(
+            format!("the connection was up: if {destination} was an address there until then, give it back; see what is there"),
+            format!("{ns}ip address show"),
+        ),
+    };
+    let finding = finding
+        .next("is it 0?", format!("{ns}sysctl {name}"))
+        .next("if it is meant to be a router, let it forward", format!("{ns}sysctl -w {all}=1"))
+        .next("where it would send the packet then", format!("{ns}ip route get {destination}"))
+        .advise("if it is not, correct the route that leads there");
     if confidence == Confidence::Possible { finding.or(&["timeout.no-reply"]) } else { finding }.found()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::testing::{self, Case, PEER_NETNS, there};
+    use super::super::super::testing::{self, ACK, Case, PEER_NETNS, there};
     use super::*;
     use crate::enrich::facts::ForwardingFact;
+    use crate::probes::TcpState;
 
     const CODE: &str = "timeout.forwarding-disabled";
 
@@ -77,6 +86,14 @@ mod tests {
             Some("ip netns exec srv sysctl net.ipv4.conf.eth0.forwarding")
         );
         assert_eq!(case(None).diagnosed().1.confidence, Confidence::Likely);
+    }
+
+    #[test]
+    fn of_a_connection_that_was_up_the_address_may_be_gone() {
+        let drop = testing::Drop::syn("IP_INADDRERRORS", "ip_error").flags(ACK).place(there());
+        let case = Case::ending(TcpState::Established, TcpState::FinWait1).data_again(&[200, 600]);
+        let finding = case.dropped(600, drop).found(CODE);
+        assert!(finding.next_steps[0].text.contains("until then, give it back"), "{:?}", finding.next_steps);
     }
 
     #[test]
