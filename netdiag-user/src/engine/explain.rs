@@ -168,11 +168,11 @@ impl Engine {
         let is_known = connection.before_nat.is_some()
             || evidence.drops().next().is_some()
             || evidence.syns_on_wire().next().is_some();
-        if !refused || is_known || connection.netns == 0 || self.shed.samples {
+        if !refused || is_known || connection.netns == 0 {
             return;
         }
         let packet = Packet::syn(connection.tuple(), connection.netns);
-        let Self { firewall, comparisons, .. } = self;
+        let Self { firewall, comparisons, shed, .. } = self;
         let own = u64::from(packet.netns);
         let look = || {
             let mut rules = firewall.translations(own, Hook::Output, &packet, now_ns());
@@ -186,7 +186,7 @@ impl Engine {
             rules
         };
         let facts = &mut evidence.facts;
-        facts.nat_rules = comparisons.within(look);
+        facts.nat_rules = if shed.samples { None } else { comparisons.within(look) };
         if facts.nat_rules.is_none() {
             facts.not_looked_up.push(NAT.to_owned());
         }

@@ -76,7 +76,7 @@ impl Seen<'_> {
             let came_back = drop.packet.netns == connection.netns;
             let is_ours = drop.packet.is_syn()
                 && drop.time_ns <= connection.end_ns
-                && (came_back || of.was_refused_after(drop))
+                && (came_back || of.may_go_elsewhere() && of.was_refused_after(drop))
                 && tuple.protocol == asked.protocol
                 && tuple.source == asked.source
                 && tuple.destination != asked.destination;
@@ -135,6 +135,11 @@ impl Of<'_> {
         let connection = self.connection;
         let refused = connection.errno == Some(libc::ECONNREFUSED);
         refused && connection.died_connecting() && connection.end_ns - drop.time_ns < AT_MOST_NS
+    }
+
+    /// Every namespace has a loopback of its own.
+    fn may_go_elsewhere(&self) -> bool {
+        !self.asked.source.ip().to_canonical().is_loopback()
     }
 
     /// A socket that has let go of its port, or has no address yet, has fewer ends than its packets.

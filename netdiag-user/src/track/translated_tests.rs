@@ -103,6 +103,11 @@ fn a_syn_in_another_namespace_is_known_by_the_refusal_right_after() {
     is_as_asked(vec![refused(1_990)], 0);
     let gave_up = ConnectionEnd { errno: None, ..refused_after(1_998, translated(), NETNS + 1) };
     is_as_asked(vec![end(gave_up)], 0);
+    // Every namespace has a loopback of its own.
+    let local = Tuple { source: address("127.0.0.1:40000"), ..translated() };
+    let asked = Tuple { destination: address("127.0.0.1:80"), ..local };
+    let local = ConnectionEnd { tuple: asked, ..refused_after(1_998, local, NETNS + 1) };
+    assert_eq!(ends(vec![end(local)]).1, None);
     // A connection of any namespace that asked for just these ends.
     let other = ConnectionEnd { tuple: translated(), sock: 0xbb, netns: NETNS + 2, ..self::gave_up() };
     is_as_asked(vec![refused(1_998), end(other)], 0);
