@@ -21,14 +21,26 @@ const FRAMES: u32 = 64;
 /// Buckets behind the others: of all strangers, and of frames for strangers and for the others.
 const STRANGERS_BUCKET: u32 = BUCKETS;
 const FRAMES_BUCKET: u32 = BUCKETS + 1;
+/// Errors of sockets have buckets of their own: each is a failure that somebody saw, and a flood of packets must not hide
+/// it.
+const ERRORS_FIRST: u32 = BUCKETS + 3;
+/// log2 of how many.
+const ERRORS_BITS: u32 = 10;
 
 #[map]
-static LIMITS: PerCpuArray<LimitBucket> = PerCpuArray::with_max_entries(BUCKETS + 3, 0);
+static LIMITS: PerCpuArray<LimitBucket> = PerCpuArray::with_max_entries(ERRORS_FIRST + (1 << ERRORS_BITS), 0);
 
 /// Whether a record of this flow and cause may be sent now; `Some(n)`: yes, and n were suppressed before it.
 #[inline(always)]
 pub fn permit(key: u32) -> Option<u32> {
     take(key & (BUCKETS - 1), key, BURST, window_now())
+}
+
+/// As [`permit`], for the error of a socket. Clients of one port differ in theirs: every bit of the key counts.
+#[inline(always)]
+pub fn permit_error(key: u32) -> bool {
+    let hash = key.wrapping_mul(0x9E37_79B1) >> (32 - ERRORS_BITS);
+    take(ERRORS_FIRST + hash, key, BURST, window_now()).is_some()
 }
 
 /// As [`permit`], for packets that no connection of this machine is known to wait for.

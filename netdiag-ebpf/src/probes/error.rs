@@ -16,7 +16,7 @@ use netdiag_ebpf::records::{ErrorRecord, Owner, kind, socket_flag, step};
 use super::socket::{add_step, entry_of};
 use crate::kernel::load;
 use crate::kernel::sock::{self, state};
-use crate::limits::permit;
+use crate::limits::permit_error;
 use crate::maps::{UDP_OWNERS, count, send};
 
 const IPPROTO_TCP: u16 = 6;
@@ -62,7 +62,7 @@ fn send_error(sk: *const c_void, err: u32, soft: u32) {
     if err == 0 && soft == 0 && known.is_none() {
         return;
     }
-    if permit((tuple.sport as u32) << 16 ^ tuple.dport as u32 ^ err << 8).is_none() {
+    if !permit_error((tuple.sport as u32) << 16 ^ tuple.dport as u32 ^ err << 8) {
         count(Counter::OtherLimited);
         return;
     }

@@ -92,9 +92,11 @@ impl Connection {
     /// Takes what is large out of the record.
     pub(super) fn ended(end: &mut ConnectionEnd, reasons: &Reasons) -> Self {
         let orphaned = reasons.is_orphaned(end.sk_flags);
+        // The entry of a socket may have been lost to another that was opened in the same instant.
+        let outbound = end.outbound || end.from == TcpState::SynSent;
         Self {
             protocol: end.tuple.protocol,
-            side: if end.outbound { Side::Outbound } else { Side::Inbound },
+            side: if outbound { Side::Outbound } else { Side::Inbound },
             local: end.tuple.source,
             peer: end.tuple.destination,
             before_nat: None,

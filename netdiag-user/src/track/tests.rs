@@ -5,7 +5,7 @@ use crate::probes::{
     Call, CallFailed, ConnectionEnd, Direction, Drop, DroppedSyn, Event, NeighbourFailed, Owner, Packet,
     Step, StepKind, TcpState, TcpSummary, Tuple, Wire, protocol,
 };
-use crate::track::{End, Finished, Limits, Tracker, What};
+use crate::track::{End, Finished, Limits, Side, Tracker, What};
 
 pub(super) const MS: u64 = 1_000_000;
 pub(super) const NETNS: u32 = 4_026_531_840;
@@ -112,6 +112,15 @@ pub(super) fn end(end: ConnectionEnd) -> Event {
 
 fn drops(finished: &Finished) -> usize {
     finished.timeline.iter().filter(|m| matches!(m.what, What::Dropped { .. })).count()
+}
+
+#[test]
+fn who_sent_a_syn_has_opened_the_connection() {
+    let side = |from| {
+        let lost = ConnectionEnd { from, outbound: false, owner: None, from_start: false, ..gave_up() };
+        finish(vec![end(lost)])[0].connection.side
+    };
+    assert_eq!((side(TcpState::SynSent), side(TcpState::Established)), (Side::Outbound, Side::Inbound));
 }
 
 #[test]
