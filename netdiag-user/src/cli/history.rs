@@ -139,7 +139,7 @@ impl Show {
 
     fn finish(mut self) -> anyhow::Result<()> {
         if let Some(error) = self.failed.take() {
-            return Err(error.into());
+            return Err(error);
         }
         if self.closed {
             return Ok(());
