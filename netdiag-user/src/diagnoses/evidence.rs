@@ -65,6 +65,17 @@ impl Evidence {
         self.find(|w| matches!(w, What::Dropped { .. }).then_some(w))
     }
 
+    /// Packets of this connection that the packet filter dropped on their way out, at most so long before its end: a
+    /// rule that rejects answers at once.
+    pub fn filtered_at_end(&self, within_ns: u64) -> impl Iterator<Item = &What> {
+        let end_ns = self.connection.end_ns;
+        self.drops().filter_map(move |(time_ns, what)| {
+            let filtered =
+                matches!(what, What::Dropped { outgoing: true, reason, .. } if reason == "NETFILTER_DROP");
+            (filtered && (time_ns..=time_ns + within_ns).contains(&end_ns)).then_some(what)
+        })
+    }
+
     /// The first drop whose reason is one of `reasons` and whose direction fits.
     pub fn drop_of(&self, reasons: &[&str], outgoing: bool) -> Option<(u64, &What)> {
         self.drops().find(|(_, w)| {

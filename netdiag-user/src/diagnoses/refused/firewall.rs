@@ -28,23 +28,18 @@ pub(super) fn last(evidence: &Evidence) -> Option<Rejected<'_>> {
     if !refused || !rejected(evidence) {
         return None;
     }
-    let end = connection.end_ns;
-    let drops = evidence.drops().filter(|(time_ns, _)| (*time_ns..=*time_ns + AT_ONCE_NS).contains(&end));
-    let of_filter = drops.filter_map(|(_, what)| match what {
-        What::Dropped { packet, outgoing: true, reason, symbol, hook, place, rule, .. }
-            if reason == "NETFILTER_DROP" =>
-        {
-            Some(Rejected {
-                packet,
-                symbol: symbol.as_deref(),
-                hook: *hook,
-                place,
-                rule: rule.as_deref().and_then(that_rejects),
-            })
-        }
-        _ => None,
-    });
-    of_filter.last()
+    let What::Dropped { packet, symbol, hook, place, rule, .. } =
+        evidence.filtered_at_end(AT_ONCE_NS).last()?
+    else {
+        return None;
+    };
+    Some(Rejected {
+        packet,
+        symbol: symbol.as_deref(),
+        hook: *hook,
+        place,
+        rule: rule.as_deref().and_then(that_rejects),
+    })
 }
 
 /// ECONNREFUSED right after netfilter of this machine dropped the request: whoever drops in silence does not answer.

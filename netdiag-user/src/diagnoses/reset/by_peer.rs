@@ -85,13 +85,8 @@ fn origin(evidence: &Evidence) -> Origin<'_> {
     if let Some((_, what)) = evidence.drop_of(&["NO_SOCKET"], true) {
         return Origin::Forgotten { what };
     }
-    let end_ns = evidence.connection.end_ns;
-    let rejected = evidence.drops().filter_map(|(time_ns, what)| match what {
-        What::Dropped { outgoing: true, reason, rule: Some(rule), .. }
-            if reason == "NETFILTER_DROP"
-                && rule.candidates().any(|rule| rule.rejects)
-                && (time_ns..=time_ns + AT_ONCE_NS).contains(&end_ns) =>
-        {
+    let rejected = evidence.filtered_at_end(AT_ONCE_NS).filter_map(|what| match what {
+        What::Dropped { rule: Some(rule), .. } if rule.candidates().any(|rule| rule.rejects) => {
             Some(Origin::Rejected { what, rule })
         }
         _ => None,

@@ -150,13 +150,9 @@ pub(super) fn own_reject(evidence: &Evidence, failure: Failure) -> Option<(Class
         }
         _ => return None,
     };
-    let end_ns = evidence.connection.end_ns;
-    let drops = evidence.drops().filter(|(time_ns, _)| (*time_ns..=*time_ns + AT_ONCE_NS).contains(&end_ns));
-    let own = drops.filter_map(|(_, what)| match what {
-        What::Dropped { packet, reason, outgoing: true, hook, place, rule: Some(rule), .. }
-            if reason == "NETFILTER_DROP"
-                && rule.candidates().any(|rule| rule.rejects)
-                && !failure::elsewhere(evidence, place) =>
+    let own = evidence.filtered_at_end(AT_ONCE_NS).filter_map(|what| match what {
+        What::Dropped { packet, hook, place, rule: Some(rule), .. }
+            if rule.candidates().any(|rule| rule.rejects) && !failure::elsewhere(evidence, place) =>
         {
             Some((class, Rejected { hook: *hook, packet, rule: Some(&**rule) }, place))
         }
